@@ -220,7 +220,11 @@ func RemoveTree(dir string) error {
 }
 
 // Main is what TestMain calls; see the package comment.
-func Main(m *testing.M) {
+func Main(m *testing.M) { os.Exit(Code(m)) }
+
+// Code is Main for a TestMain that has something else to finish before it exits:
+// it returns the exit code.
+func Code(m interface{ Run() int }) int {
 	sweep()
 	before := loops()
 	code := m.Run()
@@ -256,7 +260,7 @@ func Main(m *testing.M) {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	os.Exit(code)
+	return code
 }
 
 // sweep removes what killed test processes left.
