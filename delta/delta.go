@@ -1,0 +1,155 @@
+// Package delta makes bundles from system trees and applies them.
+package delta
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/btrovl/btrovl/delta/bundle"
+)
+
+// Tree is one state of a system: a directory, its version and its digest
+// (subvolumes/tree, lower-case hex; Make computes it where it is empty).
+type Tree struct {
+	Version string
+	Digest  string
+	Root    *os.File
+}
+
+// MakeOptions says what to make.
+type MakeOptions struct {
+	From []Tree // none: a full bundle
+	To   Tree
+	Sign bundle.Signer
+
+	Compatible string
+	Counter    uint64
+	CreatedBy  string
+	AddKeys    []string // see bundle.Manifest
+	RevokeKeys []string
+
+	Compression Compression
+	Memory      int64    // bytes that applying may take; 0: DefaultMemory
+	Jobs        int      // 0: one per processor
+	Scratch     *os.File // directory on btrfs: the bundle is applied there before it is signed; nil: in a plain temporary directory
+	Spool       string   // directory for temporary files, "": os.TempDir
+	Progress    func(done, total int64)
+}
+
+// Compression chooses between size and time of making.
+type Compression string
+
+const (
+	Best Compression = "best" // the default: smallest
+	Fast Compression = "fast"
+)
+
+// Memory that applying may take, as the manifest states it.
+const (
+	DefaultMemory = 128 << 20
+	LowMemory     = 64 << 20
+)
+
+// Report says what Make made.
+type Report struct {
+	Manifest *bundle.Manifest
+	Size     int64 // of the whole bundle
+	Streams  []StreamReport
+	Files    []FileInfo
+	Warnings []string // e.g. that a full bundle would be smaller
+}
+
+// StreamReport is the size of one kind of payload data.
+type StreamReport struct {
+	Name            string
+	Raw, Compressed int64
+}
+
+// FileInfo says how a file travels.
+type FileInfo struct {
+	Path   string `json:"path"`
+	Method string `json:"method"` // "copy", "patch", "whole", "recompress"
+	Source string `json:"source,omitempty"`
+	Size   int64  `json:"size"`  // of the content
+	Bytes  int64  `json:"bytes"` // payload bytes before the solid compression
+	Why    string `json:"why,omitempty"`
+}
+
+// Make writes a signed bundle to w. It checks every file of the bundle against
+// the original byte by byte, and the digest of an applied tree, before it signs.
+func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// ApplyOptions are for Apply.
+type ApplyOptions struct {
+	Jobs        int    // 0: one per processor
+	BaseDigest  string // what the pool recorded for base; checked against the manifest before anything is written
+	BaseVersion string
+	Progress    func(done, total int64)
+}
+
+// Result says what Apply did.
+type Result struct {
+	Changed []string // relative paths, sorted: added, removed, changed in content or metadata
+	Written int64    // bytes written to the stage
+	Shared  int64    // bytes reflinked
+}
+
+// Apply turns a stage (a writable snapshot of base, or an empty subvolume and
+// base nil for a full bundle) into the bundle's tree. The caller seals the stage,
+// which syncs it and compares its digest with the manifest's; until then it proves
+// nothing. Errors: *WrongBaseError, *SourceError, *bundle.DamageError; after any of them the
+// stage is garbage.
+func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o ApplyOptions) (*Result, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// Plan says what applying a bundle needs.
+type Plan struct {
+	From    *bundle.BaseID // the base to start from, nil for a full bundle
+	Space   int64          // free bytes needed, metadata headroom included
+	Memory  int64
+	Written int64
+	Files   int64
+}
+
+// NewPlan chooses the base among those present (their digests decide) and says
+// what is needed. Error: *WrongBaseError.
+func NewPlan(m *bundle.Manifest, have []bundle.BaseID) (*Plan, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// CheckDevice refuses bundles for other devices and older ones.
+// Errors: *CompatibleError, *DowngradeError.
+func CheckDevice(m *bundle.Manifest, compatible string, counter uint64) error {
+	return errors.ErrUnsupported
+}
+
+// Parent names the subvolume that the receiver of an exported stream has.
+type Parent struct {
+	UUID     [16]byte // its received UUID, or its own where it was not received
+	CTransID uint64
+}
+
+// ExportOptions are for ExportStream.
+type ExportOptions struct {
+	Name     string // of the subvolume to make, "": the bundle's version
+	Parent   Parent // of base
+	Spool    string // directory for temporary files, "": os.TempDir
+	Jobs     int
+	Progress func(done, total int64)
+}
+
+// ExportStream expands a bundle to a plain btrfs send stream that stock `btrfs
+// receive` accepts. base is the tree that the bundle starts from, nil for a full one.
+func ExportStream(ctx context.Context, br *bundle.Reader, base *os.File, w io.Writer, o ExportOptions) error {
+	return errors.ErrUnsupported
+}
+
+// Files lists how each file travels. It reads the payload but needs no base.
+func Files(ctx context.Context, br *bundle.Reader) ([]FileInfo, error) {
+	return nil, errors.ErrUnsupported
+}
