@@ -1,0 +1,50 @@
+// Package redeflate takes compressed files apart so that their content can be
+// compared, and puts them together again, bit for bit.
+//
+// A gzip document or an initrd whose content changed by a few bytes differs
+// from its predecessor everywhere: compression hides what stayed the same. So
+// the maker of a bundle compares what is inside, and the device compresses
+// again. That works only if the device repeats every decision of the program
+// that compressed the file: which of several equal matches it took, where it
+// ended a block, how it broke ties when it built a code.
+//
+//	maker    compressed ──Unpack──▶ plain ───▶ matched, patched, shipped
+//	                       │                              │
+//	                       └───────▶ recipe ─▶ shipped    │
+//	                                             │        ▼
+//	device                            compressed ◀──Restore── plain
+//
+// This package knows two encoders by heart, the one in GNU gzip and the one in
+// zlib (levels 1 to 9, both memory levels in use, in one piece as zlib's
+// callers use it or in 128 KiB pieces as pigz does). Whatever else produced a
+// stream is described by its differences from the nearest of these models. A
+// recipe of a file that a model reproduces is about six bytes long.
+//
+// # Plain
+//
+// Plain is one run of bytes: everything in the file in its order, with
+// compressed parts replaced by their content. It is cut into segments, which
+// tell the matcher what the bytes are (Segment):
+//
+//	initrd      microcode.cpio │ gzip( cpio header │ file │ header │ file … )
+//	recipe      copy 1.2 MB    │ gzip level 6, rest of plain
+//	plain       cpio header, file, … , cpio header, file, header, file, …
+//	segments    raw   member       raw           member  raw    member
+//
+// A member of a cpio archive carries its path, so that delta finds the equal
+// file in the new root and ships nothing.
+//
+// # Recipe
+//
+// A recipe is a program; see recipe.go for its bytes. Restore runs it in one
+// pass over plain with bounded memory (Memory), and Unpack proves every recipe
+// by running it before it gives it out. Recipes are believed to be hostile:
+// every number is checked, no allocation follows from one, and what comes out
+// is bounded by what goes in.
+//
+// # What cannot be undone
+//
+// Encoders with an optimal parser (xz, zstd at high levels, zopfli) cannot be
+// repeated on a small device in the time and memory it has. Files made by
+// them come back with ok == false and are shipped as they are.
+package redeflate
