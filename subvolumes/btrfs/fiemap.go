@@ -1,0 +1,216 @@
+package btrfs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Extent is one extent of a file as FIEMAP reports it.
+type Extent struct {
+	Logical   uint64 // offset in the file
+	Physical  uint64 // offset in the file system's logical address space
+	Length    uint64
+	Shared    bool // another file or snapshot uses it too
+	Inline    bool // stored in metadata
+	Delayed   bool // not allocated yet: Physical means nothing
+	Unwritten bool // preallocated, reads as zeros
+}
+
+const (
+	fiemapLast      = 0x1
+	fiemapDelalloc  = 0x4
+	fiemapInline    = 0x200
+	fiemapUnwritten = 0x800
+	fiemapShared    = 0x2000
+)
+
+// Extents calls fn for every extent of f, in order. Holes are left out.
+func Extents(f *os.File, fn func(Extent) error) error {
+	// struct fiemap: start 0, length 8, flags 16, mapped 20, count 24, reserved 28,
+	// then {logical 0, physical 8, length 16, reserved 24, flags 40, reserved 44}, 56 bytes each.
+	const head, each, count = 32, 56, 128
+	buf := make([]byte, head+each*count)
+	var start uint64
+	for {
+		clear(buf[:head])
+		le.PutUint64(buf[0:], start)
+		le.PutUint64(buf[8:], ^uint64(0)-start)
+		le.PutUint32(buf[24:], count)
+		// FS_IOC_FIEMAP is _IOWR('f', 11, 32 bytes).
+		if err := ioctl(f, uint(3<<30|32<<16|'f'<<8|11), buf); err != nil {
+			return fmt.Errorf("list extents of %s: %w", f.Name(), err)
+		}
+		n := min(le.Uint32(buf[20:]), count)
+		for i := range n {
+			p := buf[head+each*i:]
+			flags := le.Uint32(p[40:])
+			e := Extent{
+				Logical:   le.Uint64(p[0:]),
+				Physical:  le.Uint64(p[8:]),
+				Length:    le.Uint64(p[16:]),
+				Shared:    flags&fiemapShared != 0,
+				Inline:    flags&fiemapInline != 0,
+				Delayed:   flags&fiemapDelalloc != 0,
+				Unwritten: flags&fiemapUnwritten != 0,
+			}
+			if err := fn(e); err != nil {
+				return err
+			}
+			start = e.Logical + e.Length
+			if flags&fiemapLast != 0 {
+				return nil
+			}
+		}
+		if n == 0 {
+			return nil
+		}
+	}
+}
+
+// exclusive sums the extents below root that are not shared. Hard links are
+// counted once.
+func exclusive(ctx context.Context, root *os.File) (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(root.Fd()), &st); err != nil {
+		return 0, fmt.Errorf("stat %s: %w", root.Name(), err)
+	}
+	c := &exclusiveCount{dev: uint64(st.Dev), linked: map[uint64]bool{}}
+	if err := c.dir(ctx, int(root.Fd()), root.Name()); err != nil {
+		return 0, err
+	}
+	runtime.KeepAlive(root)
+	return c.bytes, nil
+}
+
+type exclusiveCount struct {
+	dev    uint64
+	linked map[uint64]bool // inodes with several links that were counted
+	bytes  uint64
+}
+
+func (c *exclusiveCount) dir(ctx context.Context, fd int, path string) error {
+	// A descriptor of its own: reading a directory moves its offset.
+	dup, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	d := os.NewFile(uintptr(dup), path)
+	defer d.Close()
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		names, err := d.Readdirnames(1024)
+		for _, name := range names {
+			if err := c.entry(ctx, dup, name, path+"/"+name); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("list %s: %w", path, err)
+		}
+	}
+}
+
+func (c *exclusiveCount) entry(ctx context.Context, dir int, name, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		if errors.Is(err, unix.ENOENT) { // removed meanwhile: a writable tree is in use
+			return nil
+		}
+		return fmt.Errorf("stat %s: %w", path, err)
+	}
+	if uint64(st.Dev) != c.dev {
+		return nil
+	}
+	var flags int
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		flags = unix.O_DIRECTORY
+	case unix.S_IFREG:
+		if st.Size == 0 || c.linked[uint64(st.Ino)] {
+			return nil
+		}
+		if st.Nlink > 1 {
+			c.linked[uint64(st.Ino)] = true
+		}
+	default:
+		return nil
+	}
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC|flags, 0)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		return fmt.Errorf("open %s: %w", path, err)
+	}
+	if flags != 0 {
+		defer unix.Close(fd)
+		return c.dir(ctx, fd, path)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	defer f.Close()
+	return Extents(f, func(e Extent) error {
+		if !e.Shared && !e.Inline {
+			c.bytes += e.Length
+		}
+		return nil
+	})
+}
+
+// InodePaths returns the names of inode ino in the subvolume that holds f,
+// relative to the subvolume's root (needs CAP_DAC_READ_SEARCH).
+func InodePaths(f *os.File, ino uint64) ([]string, error) {
+	// struct btrfs_ioctl_ino_path_args: inum 0, size 8, reserved 16, fspath 48.
+	// struct btrfs_data_container: bytes_left 0, bytes_missing 4, elem_cnt 8,
+	// elem_missed 12, then offsets of the strings, counted from 16.
+	for size := 4096; ; {
+		out := make([]byte, size)
+		var pin runtime.Pinner
+		pin.Pin(&out[0])
+		buf := make([]byte, 56)
+		le.PutUint64(buf[0:], ino)
+		le.PutUint64(buf[8:], uint64(size))
+		le.PutUint64(buf[48:], uint64(uintptr(unsafe.Pointer(&out[0]))))
+		err := ioctl(f, number(dirRead|dirWrite, 35, 56), buf)
+		pin.Unpin()
+		if err != nil {
+			return nil, fmt.Errorf("names of inode %d in %s: %w", ino, f.Name(), err)
+		}
+		if missing := le.Uint32(out[4:]); missing > 0 || le.Uint32(out[12:]) > 0 {
+			if size >= 1<<16 { // the kernel takes no larger buffer before 6.1, and 16 MiB after
+				return nil, fmt.Errorf("names of inode %d in %s: more than %d bytes of them: %w", ino, f.Name(), size, unix.EOVERFLOW)
+			}
+			size = 1 << 16
+			continue
+		}
+		var paths []string
+		for i := range le.Uint32(out[8:]) {
+			if 16+8*int(i)+8 > size {
+				break
+			}
+			off := le.Uint64(out[16+8*i:])
+			if off >= uint64(size-16) {
+				return nil, fmt.Errorf("names of inode %d in %s: the kernel's answer is out of bounds", ino, f.Name())
+			}
+			s := out[16+off:]
+			for n, c := range s {
+				if c == 0 {
+					paths = append(paths, string(s[:n]))
+					break
+				}
+			}
+		}
+		return paths, nil
+	}
+}
