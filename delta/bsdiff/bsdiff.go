@@ -35,11 +35,7 @@
 // another in a stream.
 package bsdiff
 
-import (
-	"context"
-	"errors"
-	"io"
-)
+import "io"
 
 // Kind is the kind of an [Op].
 type Kind uint8
@@ -89,62 +85,4 @@ type Options struct {
 	// Window bounds memory: at most this many bytes of sources are indexed at a
 	// time, at 5 bytes of memory per byte. 0 means 64 MiB.
 	Window int
-}
-
-// Diff finds operations that make new out of the sources. It is deterministic.
-// It keeps no reference to its arguments, which may be memory-mapped files.
-func Diff(ctx context.Context, new []byte, sources [][]byte, o Options) ([]Op, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// Encode writes the patch that ops (from [Diff]) describe.
-func Encode(w *Writers, ops []Op, new []byte, sources [][]byte) error {
-	return errors.ErrUnsupported
-}
-
-// A Decoder reads the operations of one patch.
-type Decoder struct {
-	r     Readers
-	sizes []int64
-	left  int64
-}
-
-// NewDecoder returns a decoder of the patch that makes a file of the given size
-// out of sources of the given sizes.
-func NewDecoder(r Readers, sources []int64, size int64) *Decoder {
-	return &Decoder{r: r, sizes: sources, left: size}
-}
-
-// Next returns the next operation, io.EOF after the last one (the lengths of all
-// operations then add up to the size given), or a *[FormatError]. What the caller
-// has not yet read of the operation before is skipped.
-func (d *Decoder) Next() (Op, error) { return Op{}, errors.ErrUnsupported }
-
-// Read reads the stream bytes of the current operation: of Diff for Add, of Extra
-// for Insert. It returns io.EOF at the operation's end.
-func (d *Decoder) Read(p []byte) (int, error) { return 0, errors.ErrUnsupported }
-
-// A FormatError says that a patch is damaged or does not fit its sources.
-type FormatError struct {
-	Reason string
-}
-
-func (e *FormatError) Error() string { return "damaged patch: " + e.Reason }
-
-// Patch runs all operations of d, reading from sources and writing the new file
-// to w in order. It uses a fixed amount of memory (128 KiB).
-func Patch(ctx context.Context, w io.Writer, sources []io.ReaderAt, d *Decoder) error {
-	return errors.ErrUnsupported
-}
-
-// WriteBSDIFF40 writes a patch from old to new that bspatch can apply.
-func WriteBSDIFF40(ctx context.Context, w io.Writer, old, new []byte) error {
-	return errors.ErrUnsupported
-}
-
-// ReadBSDIFF40 applies a patch that bsdiff (or [WriteBSDIFF40]) made: it reads old
-// and writes the new file to w. The three blocks of the format are read side by
-// side, hence the io.ReaderAt. Memory is bounded (bzip2's, about 12 MiB).
-func ReadBSDIFF40(ctx context.Context, w io.Writer, old io.ReaderAt, oldSize int64, patch io.ReaderAt, patchSize int64) error {
-	return errors.ErrUnsupported
 }

@@ -1,0 +1,118 @@
+package bsdiff
+
+// A region is a stretch of the new file that resembles a stretch of the old text of
+// the same length. Between regions lies what no old text resembles.
+type region struct {
+	new, old, n int
+}
+
+// scan finds the regions of p, in order. This is the method of Colin Percival's
+// bsdiff: walk along the new file; leave the current alignment (old position minus
+// new position) only for an exact match that explains at least 8 bytes more than
+// the alignment does; then let the old and the new alignment grow towards each
+// other while more than half of the bytes match.
+func scan(x *index, p []byte) []region {
+	const (
+		better = 8  // bytes that a new alignment must gain
+		skip   = 32 // equal bytes that are not worth a search
+	)
+	var out []region
+	cur := region{}   // its length is not known yet
+	at, known := 0, 0 // old[at+offset…known+offset] has been compared: score
+	score := 0
+	for at < len(p) {
+		offset := cur.old - cur.new
+		if at+offset < len(x.text) {
+			if r := matchLen(x.text[at+offset:], p[at:]); r >= skip {
+				at += r
+				known, score = at, 0
+				continue
+			}
+		}
+		pos, n := x.longest(p[at:], at+offset)
+		for ; known < at+n; known++ {
+			if known+offset < len(x.text) && x.text[known+offset] == p[known] {
+				score++
+			}
+		}
+		switch {
+		case n > score+better:
+			next := region{new: at, old: pos}
+			meet(x.text, p, &cur, &next)
+			if cur.n > 0 {
+				out = append(out, cur)
+			}
+			cur = next
+			at += n
+			known, score = at, 0
+		case n > 0 && n == score:
+			at += n
+			known, score = at, 0
+		default:
+			if at+offset < len(x.text) && x.text[at+offset] == p[at] {
+				score--
+			}
+			at++
+			if known < at {
+				known, score = at, 0
+			}
+		}
+	}
+	end := region{new: len(p), old: len(x.text)}
+	meet(x.text, p, &cur, &end)
+	if cur.n > 0 {
+		out = append(out, cur)
+	}
+	return out
+}
+
+// meet sets the length of cur and moves the start of next back.
+func meet(old, p []byte, cur, next *region) {
+	gap := next.new - cur.new
+	// How far does cur reach? To where (matches − mismatches) is greatest.
+	fwd, best, score := 0, 0, 0
+	for i := 0; i < gap && cur.old+i < len(old); i++ {
+		if old[cur.old+i] == p[cur.new+i] {
+			score++
+		} else {
+			score--
+		}
+		if score > best {
+			best, fwd = score, i+1
+		}
+	}
+	back := 0
+	if next.new < len(p) {
+		best, score = 0, 0
+		for i := 1; i <= gap && i <= next.old; i++ {
+			if old[next.old-i] == p[next.new-i] {
+				score++
+			} else {
+				score--
+			}
+			if score > best {
+				best, back = score, i
+			}
+		}
+	}
+	if over := fwd + back - gap; over > 0 {
+		// Both claim these bytes: cut where both together match most.
+		cut, best, score := 0, 0, 0
+		for i := range over {
+			if p[cur.new+fwd-over+i] == old[cur.old+fwd-over+i] {
+				score++
+			}
+			if p[next.new-back+i] == old[next.old-back+i] {
+				score--
+			}
+			if score > best {
+				best, cut = score, i+1
+			}
+		}
+		fwd += cut - over
+		back -= cut
+	}
+	cur.n = fwd
+	next.new -= back
+	next.old -= back
+}
