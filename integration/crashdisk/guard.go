@@ -82,12 +82,10 @@ func bounded(limit time.Duration, what string, abort func(), f func() error) err
 	return fmt.Errorf("%w, and it still hangs", err)
 }
 
-// abortConnection makes all requests of the FUSE connection fail, now and later.
-func abortConnection(id uint32) error {
-	dir, err := home()
-	if err != nil {
-		return err
-	}
+// abortConnection makes all requests of the FUSE connection fail, now and later. dir
+// is the directory below which mountCtl may have mounted fusectl.
+func abortConnection(dir string, id uint32) error {
+	var err error
 	for _, ctl := range []string{"/sys/fs/fuse/connections", filepath.Join(dir, "fusectl")} {
 		f := filepath.Join(ctl, strconv.FormatUint(uint64(id), 10), "abort")
 		if err = os.WriteFile(f, []byte("1"), 0); err == nil {
@@ -174,7 +172,7 @@ func detachAll(dir string) {
 		for i := len(mounts) - 1; i >= 0; i-- {
 			if m := mounts[i]; isFuse(m) == fuse {
 				if fuse && m.fsType != "fusectl" {
-					abortConnection(m.minor)
+					abortConnection(dir, m.minor)
 				}
 				if unix.Unmount(m.point, 0) != nil {
 					unix.Unmount(m.point, unix.MNT_DETACH)

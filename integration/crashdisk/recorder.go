@@ -180,7 +180,7 @@ func (r *Recorder) Resume() error { return r.ask(request{Do: "resume"}) }
 // is doing. The record so far remains.
 func (r *Recorder) Abort() {
 	if r.conn != 0 && r.aborted.CompareAndSwap(false, true) {
-		abortConnection(r.conn)
+		abortConnection(filepath.Dir(r.dir), r.conn)
 	}
 }
 
