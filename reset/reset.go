@@ -1,0 +1,165 @@
+// Package reset puts a pool back to factory state and brings single overlays
+// back from backups.
+//
+// Each of these is the same act: make new subvolumes, then commit one new
+// deployment that names them. Nothing that exists is written to, so all of them
+// are undone by going back to the deployment before.
+//
+//	                 base of the new deployment    subvolume of each overlay
+//	Reset            the active one's              kept: the same; others: a fresh one
+//	Reset ToFactory  the factory deployment's      kept: the same; others: a fresh one
+//	Restore          the active one's              named: made of the backup; others: the same
+//
+// A trial stays a trial: after a reset in the middle of one, the base has still
+// to prove itself, with the tries that it had left.
+//
+// # Crash rule
+//
+// Before the commit new subvolumes are garbage that no record names; after it the
+// old ones are. Nothing is deleted here.
+//
+// # A full disk
+//
+// Wiping overlays is what a person does about a full disk, so it must not need
+// room. Where a reset runs out of space, the pool's reserve is given back to the
+// file system and the reset is done once more; the reserve is made again as soon as
+// something was freed (garbage collection does it).
+package reset
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/subvolumes"
+)
+
+// Options shape [Reset].
+type Options struct {
+	Keep      []string // overlays that stay as they are
+	ToFactory bool     // go back to the factory deployment's base as well
+	Reason    string   // for the history; "" makes one
+}
+
+// Reset commits a deployment whose overlays are empty, but for the kept ones. The
+// new state is on stable storage when it returns. Error: *subvolumes.UnknownError,
+// for a kept name that is no overlay; nothing was changed then.
+func Reset(ctx context.Context, w *subvolumes.Writer, o Options) (*subvolumes.Record, error) {
+	r, err := w.Record()
+	if err != nil {
+		return nil, err
+	}
+	active, err := activeOf(r)
+	if err != nil {
+		return nil, err
+	}
+	base := active.Base
+	if o.ToFactory {
+		f := r.Deployment(r.Factory)
+		if f == nil {
+			return nil, &subvolumes.UnknownError{Kind: "deployment", Name: "factory", Known: deployments(r)}
+		}
+		base = f.Base
+	}
+	for _, name := range o.Keep {
+		if active.Overlay(name) == nil {
+			return nil, &subvolumes.UnknownError{Kind: "overlay", Name: name, Known: names(active)}
+		}
+	}
+	if o.Reason == "" {
+		o.Reason = reason(o)
+	}
+	next, err := wipe(ctx, w, r, active, base, o)
+	if !full(err) {
+		return next, err
+	}
+	if rerr := w.ReleaseReserve(); rerr != nil {
+		return nil, errors.Join(err, fmt.Errorf("cannot release the pool's reserve: %w", rerr))
+	}
+	next, err = wipe(ctx, w, r, active, base, o)
+	// What was wiped still lies in the previous deployment, so little is free; but
+	// the reserve is for the next full disk, and as much as fits is better than none.
+	if rerr := w.MakeReserve(); rerr != nil && !full(rerr) && err == nil {
+		err = fmt.Errorf("the reset is done, but the pool's reserve cannot be made again: %w", rerr)
+	}
+	return next, err
+}
+
+// wipe makes the fresh subvolumes and commits.
+func wipe(ctx context.Context, w *subvolumes.Writer, r *subvolumes.Record, active *subvolumes.Deployment, base string, o Options) (*subvolumes.Record, error) {
+	refs := make([]subvolumes.OverlayRef, 0, len(active.Overlays))
+	for _, ref := range active.Overlays {
+		if !slices.Contains(o.Keep, ref.Name) {
+			fresh, err := w.FreshOverlay(ctx, defOf(r, ref), base)
+			if err != nil {
+				return nil, fmt.Errorf("cannot make overlay %q anew: %w", ref.Name, err)
+			}
+			ref = fresh
+		}
+		refs = append(refs, ref)
+	}
+	return deploy(ctx, w, r, subvolumes.Deployment{Base: base, Overlays: refs, Reason: o.Reason})
+}
+
+// deploy commits; a trial goes on with the tries that it has left. A kept overlay
+// that follows the base is kept, not snapshotted: it was asked for as it is.
+func deploy(ctx context.Context, w *subvolumes.Writer, r *subvolumes.Record, d subvolumes.Deployment) (*subvolumes.Record, error) {
+	o := subvolumes.DeployOptions{KeepOverlays: true, AllowDowngrade: true}
+	active := r.Active()
+	if r.Trial != nil && d.Base == active.Base {
+		o.Trial = max(r.Trial.TriesLeft, 1)
+	}
+	return w.Deploy(ctx, d, o)
+}
+
+func activeOf(r *subvolumes.Record) (*subvolumes.Deployment, error) {
+	if d := r.Active(); d != nil {
+		return d, nil
+	}
+	return nil, &subvolumes.UnknownError{Kind: "deployment", Name: "current", Known: deployments(r)}
+}
+
+// defOf is the definition of a deployment's overlay; one whose definition is gone
+// is defined by the deployment itself.
+func defOf(r *subvolumes.Record, ref subvolumes.OverlayRef) subvolumes.OverlayDef {
+	if def := r.Overlay(ref.Name); def != nil {
+		return *def
+	}
+	return subvolumes.OverlayDef{Name: ref.Name, Paths: ref.Paths, FollowBase: ref.FollowBase}
+}
+
+func names(d *subvolumes.Deployment) []string {
+	var out []string
+	for _, ref := range d.Overlays {
+		out = append(out, ref.Name)
+	}
+	return out
+}
+
+func deployments(r *subvolumes.Record) []string {
+	var out []string
+	for _, d := range r.Deployments {
+		out = append(out, fmt.Sprint(d.ID))
+	}
+	return out
+}
+
+func reason(o Options) string {
+	s := "reset"
+	if o.ToFactory {
+		s += " --to-factory"
+	}
+	for _, k := range o.Keep {
+		s += " --keep " + k
+	}
+	return s
+}
+
+// full tells whether an error came of a full disk.
+func full(err error) bool {
+	var space *subvolumes.NoSpaceError
+	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.As(err, &space)
+}
