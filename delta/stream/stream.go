@@ -23,13 +23,7 @@
 // which the caller discards.
 package stream
 
-import (
-	"context"
-	"errors"
-	"fmt"
-	"io"
-	"os"
-)
+import "fmt"
 
 // Kind is the kind of a [Command], with the numbers of the wire.
 type Kind uint16
@@ -120,82 +114,4 @@ type Command struct {
 	VerityBlockSize uint32
 	VeritySalt      []byte
 	VeritySig       []byte
-}
-
-// A FormatError says that a stream is damaged, or that it needs more than this
-// package knows.
-type FormatError struct {
-	Offset int64 // of the command in the stream
-	Reason string
-}
-
-func (e *FormatError) Error() string {
-	return fmt.Sprintf("damaged send stream at byte %d: %s", e.Offset, e.Reason)
-}
-
-// A Reader reads the commands of a stream. Memory is bounded by the longest
-// command that the kernel writes (256 KiB).
-type Reader struct {
-	r io.Reader
-}
-
-// NewReader reads the stream's header.
-func NewReader(r io.Reader) (*Reader, error) { return nil, errors.ErrUnsupported }
-
-// Version returns the version of the stream.
-func (r *Reader) Version() int { return 0 }
-
-// Offset returns the number of bytes read so far.
-func (r *Reader) Offset() int64 { return 0 }
-
-// Next reads the next command into c; after End it returns io.EOF. A stream that
-// breaks off before End is a *FormatError.
-func (r *Reader) Next(c *Command) error { return errors.ErrUnsupported }
-
-// A Writer writes a stream of version 1, which every btrfs-progs reads.
-type Writer struct {
-	w io.Writer
-}
-
-// NewWriter writes the stream's header.
-func NewWriter(w io.Writer) (*Writer, error) { return nil, errors.ErrUnsupported }
-
-// Write writes one command. Data of a Write command longer than 48 KiB is split.
-// The caller ends the stream with an End command.
-func (w *Writer) Write(c *Command) error { return errors.ErrUnsupported }
-
-// ApplyOptions say what surrounds a stream that is applied.
-type ApplyOptions struct {
-	// Begin is called with the Subvol or Snapshot command that opens the stream,
-	// before anything is written. It returns the directory to write to: an empty
-	// writable subvolume for Subvol, a writable snapshot of the parent
-	// (CloneUUID, CloneCtransid) for Snapshot. Apply does not close it. If Begin
-	// is nil, the root given to Apply is used, and Snapshot is refused.
-	Begin func(c *Command) (*os.File, error)
-	// Source returns the subvolume that Clone commands read from, by its UUID or
-	// received UUID. Apply does not close it. It is not asked for the subvolume being
-	// written. If nil, such commands are refused.
-	Source func(id UUID, ctransid uint64) (*os.File, error)
-	// Progress is told the bytes of the stream read so far; may be nil.
-	Progress func(done int64)
-}
-
-// Result says what a stream was.
-type Result struct {
-	Name     string // of the subvolume that was sent
-	UUID     UUID   // with Ctransid, what SET_RECEIVED_SUBVOL wants
-	Ctransid uint64
-	Parent   UUID // zero for a full stream
-	Commands int64
-	Bytes    int64    // of the stream
-	Written  int64    // bytes of file data written
-	Cloned   int64    // bytes of file data cloned
-	Ignored  []string // what the stream asked for and was left out (fs-verity, file attributes), at most 20 lines
-}
-
-// Apply applies one stream to root (or to what Begin returns). What it wrote is
-// not durable before the caller's syncfs. After an error the directory is
-// half-written and must be discarded.
-func Apply(ctx context.Context, r io.Reader, root *os.File, o ApplyOptions) (*Result, error) {
-	return nil, errors.ErrUnsupported
 }
