@@ -21,6 +21,11 @@ func Command(limit time.Duration, name string, args ...string) error {
 // printed. The program writes to a file and not to a pipe, and is killed with all it
 // started: nothing that it leaves behind can make the caller wait.
 func Output(limit time.Duration, env []string, name string, args ...string) (string, error) {
+	return run(limit, env, nil, name, args...)
+}
+
+// run is Output with descriptors 3 and up for the program.
+func run(limit time.Duration, env []string, files []*os.File, name string, args ...string) (string, error) {
 	out, err := memFile()
 	if err != nil {
 		return "", err
@@ -31,6 +36,7 @@ func Output(limit time.Duration, env []string, name string, args ...string) (str
 	c := exec.CommandContext(ctx, name, args...)
 	c.Env = append(os.Environ(), env...)
 	c.Stdout, c.Stderr = out, out
+	c.ExtraFiles = files
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
 	c.WaitDelay = 5 * time.Second

@@ -19,18 +19,24 @@ var ErrTimeout = errors.New("time limit exceeded")
 
 // Environment of the child process.
 const (
-	envRole = "BTROVL_CRASHDISK"     // "serve"
+	envRole = "BTROVL_CRASHDISK"     // "serve": a recorder's server; "trace": a tracer
 	envDir  = "BTROVL_CRASHDISK_DIR" // the parent's directory: what to detach if it dies
 )
 
-// ServeIfChild runs the recorder's server and exits, if this process was started as
-// one; otherwise it does nothing. Every program that uses a [Recorder] calls it
-// first thing, before it touches anything.
+// ServeIfChild runs a recorder's server or a tracer and exits, if this process was
+// started as one; otherwise it does nothing. Every program that uses a [Recorder] or
+// [KillAt] calls it first thing, before it touches anything.
 func ServeIfChild() {
-	if os.Getenv(envRole) != "serve" {
+	var err error
+	switch os.Getenv(envRole) {
+	case "serve":
+		err = serve()
+	case "trace":
+		err = traceMain()
+	default:
 		return
 	}
-	if err := serve(); err != nil {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "crashdisk:", err)
 		os.Exit(1)
 	}
