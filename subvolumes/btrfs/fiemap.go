@@ -19,6 +19,7 @@ type Extent struct {
 	Length    uint64
 	Shared    bool // another file or snapshot uses it too
 	Inline    bool // stored in metadata
+	Encoded   bool // compressed: Physical and Length do not tell which part of it is meant
 	Delayed   bool // not allocated yet: Physical means nothing
 	Unwritten bool // preallocated, reads as zeros
 }
@@ -26,6 +27,7 @@ type Extent struct {
 const (
 	fiemapLast      = 0x1
 	fiemapDelalloc  = 0x4
+	fiemapEncoded   = 0x8
 	fiemapInline    = 0x200
 	fiemapUnwritten = 0x800
 	fiemapShared    = 0x2000
@@ -57,6 +59,7 @@ func Extents(f *os.File, fn func(Extent) error) error {
 				Length:    le.Uint64(p[16:]),
 				Shared:    flags&fiemapShared != 0,
 				Inline:    flags&fiemapInline != 0,
+				Encoded:   flags&fiemapEncoded != 0,
 				Delayed:   flags&fiemapDelalloc != 0,
 				Unwritten: flags&fiemapUnwritten != 0,
 			}

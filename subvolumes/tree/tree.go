@@ -37,11 +37,9 @@
 package tree
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 )
 
@@ -163,48 +161,3 @@ func (k Kind) String() string {
 	}
 	return fmt.Sprintf("Kind(%d)", uint8(k))
 }
-
-// Compression says how an archive is packed, by its first bytes.
-var _ = io.Reader(nil)
-
-// Walk calls fn for every entry below root, in the order that the package comment
-// fixes. If fn returns fs.SkipDir for a directory, its entries are left out; any
-// other error ends the walk and is returned as it is.
-func Walk(ctx context.Context, root *os.File, fn func(*Entry, Opener) error) error {
-	return errTODO
-}
-
-// Digest returns the digest of the tree and counts it. The files are hashed in
-// parallel; memory does not grow with the tree.
-func Digest(ctx context.Context, root *os.File, o DigestOptions) (Sum, Stats, error) {
-	return Sum{}, Stats{}, errTODO
-}
-
-// FileDigest returns the SHA-256 of f's content from its start, and its size. It
-// does not move f's offset.
-func FileDigest(ctx context.Context, f *os.File) (Sum, int64, error) {
-	return Sum{}, 0, errTODO
-}
-
-// Copy copies the tree src with all metadata into the empty directory dst, whose
-// own metadata becomes that of src's root. Contents are reflinked where both lie
-// on one file system that can, and keep their holes where not. It is not durable on
-// return. Needs root for owners, device nodes and trusted attributes.
-func Copy(ctx context.Context, dst, src *os.File, o CopyOptions) (Stats, error) {
-	return Stats{}, errTODO
-}
-
-// Extract unpacks a tar archive, plain or packed by gzip, xz or zstd, into the
-// directory dst. Nothing outside dst can be reached, whatever the archive says.
-// It is not durable on return.
-func Extract(ctx context.Context, dst *os.File, r io.Reader, o ExtractOptions) (Stats, error) {
-	return Stats{}, errTODO
-}
-
-// Diff calls fn for every path that differs between the trees a and b, in walk
-// order; both must stand still meanwhile.
-func Diff(ctx context.Context, a, b *os.File, fn func(path string, kind Kind) error) error {
-	return errTODO
-}
-
-var errTODO = fmt.Errorf("tree: not built yet")
