@@ -19,7 +19,11 @@ func Diff(ctx context.Context, new []byte, sources [][]byte, o Options) ([]Op, e
 		return nil, err
 	}
 	b := builder{new: new, sources: sources}
-	for _, r := range scan(newIndex(old), new) {
+	regions, err := scan(ctx, newIndex(old), new)
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range regions {
 		b.region(old, r)
 	}
 	b.insertTo(int64(len(new)))

@@ -1,5 +1,7 @@
 package bsdiff
 
+import "context"
+
 // A region is a stretch of the new file that resembles a stretch of the old text of
 // the same length. Between regions lies what no old text resembles.
 type region struct {
@@ -11,7 +13,7 @@ type region struct {
 // new position) only for an exact match that explains at least 8 bytes more than
 // the alignment does; then let the old and the new alignment grow towards each
 // other while more than half of the bytes match.
-func scan(x *index, p []byte) []region {
+func scan(ctx context.Context, x *index, p []byte) ([]region, error) {
 	const (
 		better = 8  // bytes that a new alignment must gain
 		skip   = 32 // equal bytes that are not worth a search
@@ -20,7 +22,10 @@ func scan(x *index, p []byte) []region {
 	cur := region{}   // its length is not known yet
 	at, known := 0, 0 // old[at+offset…known+offset] has been compared: score
 	score := 0
-	for at < len(p) {
+	for rounds := 1; at < len(p); rounds++ {
+		if rounds&0xfff == 0 && ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
 		offset := cur.old - cur.new
 		if at+offset < len(x.text) {
 			if r := matchLen(x.text[at+offset:], p[at:]); r >= skip {
@@ -63,7 +68,7 @@ func scan(x *index, p []byte) []region {
 	if cur.n > 0 {
 		out = append(out, cur)
 	}
-	return out
+	return out, nil
 }
 
 // meet sets the length of cur and moves the start of next back.
