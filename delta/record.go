@@ -1,0 +1,316 @@
+package delta
+
+import (
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// A record says how the content of one regular file of the new tree is made.
+// Its numbers stand in the control stream, its checksum in the raw stream:
+//
+//	varint   index in the new listing, minus the one after the record before
+//	uvarint  method | cloned<<3 | number of sources<<4
+//	uvarint  size of the content
+//	per source:
+//	  uvarint  zigzag(index - guess)<<2 | view<<1 | new
+//	restore only:
+//	  uvarint  size of plain, uvarint size of the recipe (its bytes: recipe stream)
+//	operations until the content (restore: plain) is complete; copy has none
+//	raw: u32 CRC-32C of the content
+//
+// The guess for a source in the old tree is the index after the last one used
+// there; for one in the new tree it is the record's own index.
+type record struct {
+	index   int
+	method  method
+	cloned  bool // the file starts as a clone of its first source, cut or extended to size
+	size    int64
+	sources []source
+	plain   int64
+	recipe  int64
+	crc     uint32
+}
+
+type method uint8
+
+const (
+	methodCopy    method = iota // the whole first source
+	methodPatch                 // operations
+	methodRestore               // operations make plain, the recipe makes the file of it
+	methodObject                // operations on a relocatable ELF file in phases, see relocate.go
+	numMethods
+)
+
+var methodNames = [numMethods]string{"copy", "patch", "recompress", "object"}
+
+// A source is a regular file that operations take bytes from.
+type source struct {
+	index    int
+	new      bool // in the new tree: complete when this record is reached
+	expanded bool // what is inside of its compressed parts (redeflate.Expand)
+}
+
+const (
+	maxSources = 64
+	maxSize    = 1 << 50
+	maxRecipe  = 64 << 20
+)
+
+// cursor holds what records and operations are coded relative to.
+type cursor struct {
+	record int // index that the next record is expected to have
+	old    int // index that the next source in the old tree is expected to have
+}
+
+func zigzag(v int) uint64     { return uint64(v)<<1 ^ uint64(int64(v)>>63) }
+func unzigzag(u uint64) int64 { return int64(u>>1) ^ -int64(u&1) }
+
+func (w *streamWriter) record(c *cursor, r *record) {
+	w.int(streamControl, int64(r.index-c.record))
+	c.record = r.index + 1
+	head := uint64(r.method) | uint64(len(r.sources))<<4
+	if r.cloned {
+		head |= 8
+	}
+	w.uint(streamControl, head)
+	w.uint(streamControl, uint64(r.size))
+	for _, s := range r.sources {
+		guess := c.old
+		if s.new {
+			guess = r.index
+		} else {
+			c.old = s.index + 1
+		}
+		v := zigzag(s.index-guess) << 2
+		if s.expanded {
+			v |= 2
+		}
+		if s.new {
+			v |= 1
+		}
+		w.uint(streamControl, v)
+	}
+	if r.method == methodRestore {
+		w.uint(streamControl, uint64(r.plain))
+		w.uint(streamControl, uint64(r.recipe))
+	}
+	w.bytes(streamRaw, binary.LittleEndian.AppendUint32(nil, r.crc))
+}
+
+// record reads and checks a record against the sizes of the two listings.
+func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
+	var rec record
+	index, err := r.int(streamControl)
+	if err != nil {
+		return nil, err
+	}
+	if index += int64(c.record); index < 0 || index >= int64(news) {
+		return nil, damaged("a record for file %d of %d", index, news)
+	}
+	rec.index = int(index)
+	c.record = rec.index + 1
+	head, err := r.uint(streamControl, maxSources<<4|15)
+	if err != nil {
+		return nil, err
+	}
+	rec.method, rec.cloned = method(head&7), head&8 != 0
+	n := int(head >> 4)
+	size, err := r.uint(streamControl, maxSize)
+	if err != nil {
+		return nil, err
+	}
+	rec.size = int64(size)
+	for range n {
+		s, err := r.source(c, &rec, news, olds)
+		if err != nil {
+			return nil, err
+		}
+		rec.sources = append(rec.sources, s)
+	}
+	switch {
+	case rec.method >= numMethods,
+		rec.method == methodCopy && n != 1,
+		rec.method == methodObject && n != 1,
+		rec.cloned && (n == 0 || rec.method == methodRestore || rec.sources[0].expanded):
+		return nil, damaged("a record with method %d and %d sources", rec.method, n)
+	case rec.method == methodRestore:
+		plain, err := r.uint(streamControl, maxSize)
+		if err != nil {
+			return nil, err
+		}
+		recipe, err := r.uint(streamControl, maxRecipe)
+		if err != nil {
+			return nil, err
+		}
+		rec.plain, rec.recipe = int64(plain), int64(recipe)
+	}
+	var crc [4]byte
+	if err := r.bytes(streamRaw, crc[:]); err != nil {
+		return nil, err
+	}
+	rec.crc = binary.LittleEndian.Uint32(crc[:])
+	return &rec, nil
+}
+
+func (r *sectionReader) source(c *cursor, rec *record, news, olds int) (s source, err error) {
+	v, err := r.uint(streamControl, 1<<40)
+	if err != nil {
+		return s, err
+	}
+	s.new, s.expanded = v&1 != 0, v&2 != 0
+	guess, limit := c.old, olds
+	if s.new {
+		guess, limit = rec.index, news
+	}
+	index := int64(guess) + unzigzag(v>>2)
+	if index < 0 || index >= int64(limit) || s.new && index == int64(rec.index) {
+		return s, damaged("a source %d of %d files", index, limit)
+	}
+	s.index = int(index)
+	if !s.new {
+		c.old = s.index + 1
+	}
+	return s, nil
+}
+
+// An operation makes the next bytes of a file.
+//
+//	control: uvarint length<<3 | seek<<2 | kind
+//	seek:    varint from the end of the operation before to the new position in the
+//	         address space of all sources, one behind the other; only with the seek bit
+//
+// The bytes of an add stand in the diff stream, those of an insert in extra, those of a
+// raw insert in raw. Copy and add may cross from one source to the next.
+type op struct {
+	kind   opKind
+	length int64
+	pos    int64 // in the address space of the sources (copy, add)
+}
+
+type opKind uint8
+
+const (
+	opRaw    opKind = iota // insert from the raw stream; with length 0: the next phase begins
+	opCopy                 // source bytes
+	opAdd                  // source bytes plus differences
+	opInsert               // new bytes
+)
+
+// opWriter codes the operations of one file.
+type opWriter struct {
+	w   *streamWriter
+	pos int64
+}
+
+func (o *opWriter) op(op op) {
+	v := uint64(op.length)<<3 | uint64(op.kind)
+	if op.kind == opCopy || op.kind == opAdd {
+		if op.pos != o.pos {
+			o.w.uint(streamControl, v|4)
+			o.w.int(streamSeek, op.pos-o.pos)
+		} else {
+			o.w.uint(streamControl, v)
+		}
+		o.pos = op.pos + op.length
+		return
+	}
+	o.w.uint(streamControl, v)
+}
+
+// opReader decodes the operations of one file.
+type opReader struct {
+	r     *sectionReader
+	pos   int64
+	total int64 // bytes of all sources
+	left  int64 // bytes to be made
+}
+
+// next returns an operation that stays within the sources and the file.
+func (o *opReader) next() (op, error) {
+	v, err := o.r.uint(streamControl, maxSize<<3)
+	if err != nil {
+		return op{}, err
+	}
+	p := op{kind: opKind(v & 3), length: int64(v >> 3)}
+	if p.length > o.left || p.length == 0 && p.kind != opRaw {
+		return p, damaged("an operation of %d bytes with %d left", p.length, o.left)
+	}
+	o.left -= p.length
+	if p.kind == opCopy || p.kind == opAdd {
+		if v&4 != 0 {
+			d, err := o.r.int(streamSeek)
+			if err != nil {
+				return p, err
+			}
+			if d < -maxSize || d > maxSize {
+				return p, damaged("a seek by %d", d)
+			}
+			o.pos += d
+		}
+		if o.pos < 0 || p.length > o.total-o.pos {
+			return p, damaged("an operation that reads %d bytes at %d of %d", p.length, o.pos, o.total)
+		}
+		p.pos = o.pos
+		o.pos += p.length
+	}
+	return p, nil
+}
+
+// sectionReader reads numbers and bytes from the streams of a section.
+type sectionReader struct {
+	head *sectionHead
+	d    *demux
+}
+
+func newSectionReader(src io.Reader) (*sectionReader, error) {
+	b := make([]byte, sectionHeadSize)
+	if _, err := io.ReadFull(src, b); err != nil {
+		return nil, short(err)
+	}
+	h, err := decodeSectionHead(b)
+	if err != nil {
+		return nil, err
+	}
+	return &sectionReader{head: h, d: newDemux(src, h)}, nil
+}
+
+func (r *sectionReader) close() { r.d.close() }
+
+func (r *sectionReader) uint(stream int, limit uint64) (uint64, error) {
+	v, err := binary.ReadUvarint(r.d.streams[stream])
+	if err != nil {
+		return 0, numberError(err)
+	}
+	if v > limit {
+		return 0, damaged("the number %d where at most %d can be", v, limit)
+	}
+	return v, nil
+}
+
+func (r *sectionReader) int(stream int) (int64, error) {
+	v, err := binary.ReadVarint(r.d.streams[stream])
+	return v, numberError(err)
+}
+
+func (r *sectionReader) bytes(stream int, p []byte) error {
+	_, err := io.ReadFull(r.d.streams[stream], p)
+	if err == io.EOF && len(p) == 0 {
+		return nil
+	}
+	return numberError(err)
+}
+
+// numberError names what ReadUvarint has no type for.
+func numberError(err error) error {
+	if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
+		if err == nil {
+			return nil
+		}
+		return short(io.EOF)
+	}
+	if errors.Unwrap(err) == nil && err.Error() == "binary: varint overflows a 64-bit integer" {
+		return damaged("a number of more than 64 bits")
+	}
+	return err
+}
