@@ -1,0 +1,34 @@
+package viewtest
+
+// Difference is one way in which a view may differ from a local file system. The
+// table in docs/testing.md repeats ID and Why; a test compares the two.
+type Difference struct {
+	ID  string
+	Why string
+	// Match says whether this result of the view is that difference. It is asked only
+	// after the results were found to differ.
+	Match func(o *Op, got, want Result) bool
+}
+
+// Accepted are all differences that the differential test lets pass.
+var Accepted = []Difference{}
+
+// NotGenerated are calls that the generator avoids because their result is known to
+// differ, with the reason. They are repeated in docs/testing.md too.
+var NotGenerated = []struct{ Call, Why string }{
+	{"mknod of a character device 0:0", "that is a whiteout in the layer; the view refuses it with EPERM, as overlayfs does"},
+	{"xattrs trusted.overlay.*", "they are the layer's own; the view hides them, as overlayfs does"},
+	{"renameat2 with RENAME_WHITEOUT", "the view refuses it with EINVAL, as overlayfs does"},
+	{"O_DIRECT with unaligned offsets", "btrfs refuses them, FUSE does not: a view may accept more"},
+	{"FICLONE, FIDEDUPERANGE and other ioctls", "Linux passes none of them to a FUSE server; copy_file_range reflinks"},
+}
+
+// accept returns the entry that lets a difference pass, or "".
+func accept(o *Op, got, want Result) string {
+	for _, d := range Accepted {
+		if d.Match(o, got, want) {
+			return d.ID
+		}
+	}
+	return ""
+}

@@ -1,0 +1,93 @@
+package viewtest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+func TestMain(m *testing.M) {
+	ActorMain()
+	testenv.Main(m)
+}
+
+// The two measures against each other: this finds mistakes of the test itself, and
+// tells how exact kernel overlayfs is.
+func TestDifferentialOverlayfs(t *testing.T) { differential(t, 4*time.Second, Native(), Overlayfs()) }
+
+// long tells whether `make test-posix` runs this.
+func long() bool { return os.Getenv("BTROVL_LONG") == "1" }
+
+// differential runs programs for the given time, or for BTROVL_DIFF_TIME. The seed is
+// BTROVL_DIFF_SEED, or one that no earlier run had.
+func differential(t *testing.T, d time.Duration, targets ...Target) {
+	dir := testenv.Btrfs(t)
+	if long() {
+		d = 10 * time.Minute
+	}
+	if s := os.Getenv("BTROVL_DIFF_TIME"); s != "" {
+		var err error
+		if d, err = time.ParseDuration(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seed := uint64(time.Now().UnixNano()) % 1e9
+	if s := os.Getenv("BTROVL_DIFF_SEED"); s != "" {
+		var err error
+		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := 400
+	if s := os.Getenv("BTROVL_DIFF_OPS"); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	differ, err := NewDiffer(t.Context(), dir, targets...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := differ.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	t.Logf("first seed %d (BTROVL_DIFF_SEED), %d calls a program", seed, n)
+	runs := 0
+	for start := time.Now(); runs == 0 || time.Since(start) < d; runs++ {
+		err := differ.Run(t.Context(), seed+uint64(runs), Generate(seed+uint64(runs), n))
+		if f, ok := errors.AsType[*Failure](err); ok {
+			t.Logf("failed at step %d; shrinking:\n%s", f.Step, f.Detail)
+			ctx, cancel := context.WithTimeout(t.Context(), min(max(2*d, 10*time.Second), 2*time.Minute))
+			f = differ.Shrink(ctx, f)
+			cancel()
+			t.Fatalf("%v\nagain: BTROVL_DIFF_SEED=%d BTROVL_DIFF_TIME=1ms go test -run '^%s$'", f, f.Seed, t.Name())
+		}
+		if err != nil {
+			t.Fatalf("seed %d: %v", seed+uint64(runs), err)
+		}
+	}
+	t.Logf("%d programs, %d calls; accepted: %s; kernel overlayfs left the comparison at: %s",
+		runs, differ.Steps, counts(differ.Accepted), counts(differ.Inexact))
+}
+
+func counts(m map[string]int) string {
+	s := ""
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		s += fmt.Sprintf(" %s %d", k, m[k])
+	}
+	if s == "" {
+		return " none"
+	}
+	return s
+}
