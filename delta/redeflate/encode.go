@@ -17,10 +17,10 @@ type encoder struct {
 type blockFixer interface {
 	// tokens returns how many tokens block i has, or -1 if the model knows.
 	tokens(i int) (int, error)
-	// ended says where the model would have ended block i, asked after each
-	// one; more is whether the model would write another block after it. It
+	// ended is told after how many tokens the model would have ended block i,
+	// and whether because it was full; atEnd says that no plain is left. It
 	// returns whether this is the last block.
-	ended(i, guess int, more bool) (last bool, err error)
+	ended(i, guess int, full, atEnd bool) (last bool, err error)
 	// write may write the block in its own way; plan is the model's choice.
 	// Else it returns false.
 	write(i int, b *blockWriter, plan blockType, data func() ([]byte, error), last bool) (bool, error)
@@ -110,7 +110,7 @@ func (e *encoder) blocks(fix blockFixer) error {
 		}
 		last := atEnd && !full
 		if fix != nil {
-			if last, err = fix.ended(i, guess, !last); err != nil {
+			if last, err = fix.ended(i, guess, full, atEnd); err != nil {
 				return err
 			}
 		}

@@ -49,7 +49,7 @@ type finder struct {
 
 // A fixer replaces tokens that the model gets wrong. It is asked about token
 // number n, which the model predicts to be t, with ahead bytes left. It returns
-// the token to take and the number of the next one that it wants to see.
+// the token to take (noMatch: a literal) and the number of the next one that it wants to see.
 type fixer interface {
 	token(n uint64, t token, ahead int) (token, uint64, error)
 }
@@ -177,7 +177,7 @@ func (f *finder) run(out []token) (n int, err error) {
 func (f *finder) leftOver(out []token) (int, error) {
 	t := literal(f.buf[f.pos-1])
 	if f.count >= f.fixAt {
-		fixed, err := f.ask(t, 1)
+		fixed, err := f.ask(t, f.pos-1, 1)
 		if err != nil {
 			return 0, err
 		}
@@ -189,10 +189,13 @@ func (f *finder) leftOver(out []token) (int, error) {
 	return 1, nil
 }
 
-// ask lets fix replace t.
-func (f *finder) ask(t token, ahead int) (token, error) {
+// ask lets fix replace t, which begins at position at.
+func (f *finder) ask(t token, at, ahead int) (token, error) {
 	t, next, err := f.fix.token(f.count, t, ahead)
 	f.fixAt = next
+	if t == noMatch {
+		t = literal(f.buf[at])
+	}
 	return t, err
 }
 

@@ -41,7 +41,7 @@ func (f *finder) lazy(out []token, until, limit int) (n int, err error) {
 		}
 		fixed := t
 		if f.count >= f.fixAt {
-			if fixed, err = f.ask(t, limit-pos+1); err != nil {
+			if fixed, err = f.ask(t, pos-1, limit-pos+1); err != nil {
 				break
 			}
 		}
@@ -113,7 +113,7 @@ func (f *finder) fast(out []token, until, limit int) (n int, err error) {
 			}
 		}
 		if f.count >= f.fixAt {
-			if t, err = f.ask(t, limit-pos); err != nil {
+			if t, err = f.ask(t, pos, limit-pos); err != nil {
 				break
 			}
 		}

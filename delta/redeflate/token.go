@@ -4,6 +4,9 @@ package redeflate
 // distance<<8 | length-3.
 type token uint32
 
+// noMatch from a fixer is the literal that stands there.
+const noMatch token = 1<<32 - 1
+
 func literal(b byte) token         { return token(b) }
 func match(length, dist int) token { return token(dist)<<8 | token(length-minMatch) }
 func (t token) isMatch() bool      { return t > 0xff }

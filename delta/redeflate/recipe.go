@@ -1,0 +1,186 @@
+package redeflate
+
+import (
+	"encoding/binary"
+	"io"
+)
+
+// A recipe is a byte for the version of its format and then operations, in the
+// order of the file that they make. Numbers are unsigned varints.
+//
+//	operation          bytes
+//	copy               0x00 length              plain as it is
+//	literal            0x01 length data         bytes that are not in plain
+//	deflate            0x02 model length        plain, compressed
+//	   with checksum  +0x10                     followed by CRC-32 and length, as in gzip
+//	                  +0x20                     followed by Adler-32, as in zlib
+//	   with fixes     +0x08                     then follow: length fixes, see fix.go
+//
+// Lengths of plain are one too large; 0 means all that is left of it.
+// model is family<<4 | level (model.go). A .gz document is
+//
+//	01  01 0a 1f8b0800000000000203  12 09 00
+//	│   │     gzip's header         │  │  └ all of plain
+//	│   └ literal, 10 bytes         │  └ GNU gzip -9
+//	└ version                       └ deflate, with CRC-32 and length
+const recipeVersion = 1
+
+const (
+	opCopy    = 0x00
+	opLiteral = 0x01
+	opDeflate = 0x02
+	opMask    = 0x07
+
+	opFixes   = 0x08
+	opGzip    = 0x10
+	opZlib    = 0x20
+	opKnown   = opMask | opFixes | opGzip | opZlib
+	restOfAll = -1
+)
+
+// A recipeWriter builds a recipe.
+type recipeWriter struct{ b []byte }
+
+func (w *recipeWriter) number(n uint64) { w.b = binary.AppendUvarint(w.b, n) }
+
+func (w *recipeWriter) plainLength(n int64) {
+	if n == restOfAll {
+		w.number(0)
+		return
+	}
+	w.number(uint64(n) + 1)
+}
+
+func (w *recipeWriter) copy(n int64) {
+	w.b = append(w.b, opCopy)
+	w.plainLength(n)
+}
+
+func (w *recipeWriter) literal(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	w.b = append(w.b, opLiteral)
+	w.number(uint64(len(p)))
+	w.b = append(w.b, p...)
+}
+
+func (w *recipeWriter) deflate(trailer byte, m modelID, n int64, fixes []byte) {
+	op := opDeflate | trailer
+	if fixes != nil {
+		op |= opFixes
+	}
+	w.b = append(w.b, op, byte(m))
+	w.plainLength(n)
+	if fixes != nil {
+		w.number(uint64(len(fixes)))
+		w.b = append(w.b, fixes...)
+	}
+}
+
+// A recipeReader takes a recipe apart. Its methods return a *RecipeError for
+// everything that no recipeWriter writes.
+type recipeReader struct {
+	b      []byte
+	next   int
+	origin int // offset of b in the recipe
+}
+
+func (r *recipeReader) fail(reason string) error {
+	return &RecipeError{Offset: int64(r.origin + r.next), Reason: reason}
+}
+
+func (r *recipeReader) done() bool { return r.next >= len(r.b) }
+
+func (r *recipeReader) byte() (byte, error) {
+	if r.done() {
+		return 0, r.fail("it ends too early")
+	}
+	r.next++
+	return r.b[r.next-1], nil
+}
+
+// number reads a number of at most limit.
+func (r *recipeReader) number(limit uint64) (uint64, error) {
+	v, n := binary.Uvarint(r.b[min(r.next, len(r.b)):])
+	if n <= 0 {
+		return 0, r.fail("a number is cut off or too large")
+	}
+	if v > limit {
+		return 0, r.fail("a number is too large")
+	}
+	r.next += n
+	return v, nil
+}
+
+func (r *recipeReader) bytes() ([]byte, error) {
+	n, err := r.number(uint64(max(len(r.b)-r.next, 0)))
+	if err != nil {
+		return nil, err
+	}
+	if uint64(len(r.b)-r.next) < n {
+		return nil, r.fail("it ends too early")
+	}
+	p := r.b[r.next : r.next+int(n)]
+	r.next += int(n)
+	return p, nil
+}
+
+// An operation is one step of a recipe.
+type operation struct {
+	op     byte
+	length int64 // of plain, or restOfAll
+	data   []byte
+	model  model
+	fixes  []byte // nil if there are none
+	at     int    // offset of fixes in the recipe
+}
+
+// open reads the version.
+func (r *recipeReader) open() error {
+	v, err := r.byte()
+	if err == nil && v != recipeVersion {
+		r.next--
+		err = r.fail("its version is unknown")
+	}
+	return err
+}
+
+// operation reads the next step, or returns io.EOF.
+func (r *recipeReader) operation() (o operation, err error) {
+	if r.done() {
+		return o, io.EOF
+	}
+	if o.op, err = r.byte(); err != nil {
+		return o, err
+	}
+	kind := o.op & opMask
+	if o.op&^opKnown != 0 || kind != opDeflate && kind != o.op || kind > opDeflate || o.op&opGzip != 0 && o.op&opZlib != 0 {
+		r.next--
+		return o, r.fail("an operation is unknown")
+	}
+	if kind == opLiteral {
+		o.data, err = r.bytes()
+		return o, err
+	}
+	if kind == opDeflate {
+		id, err := r.byte()
+		if err != nil {
+			return o, err
+		}
+		var ok bool
+		if o.model, ok = newModel(modelID(id)); !ok {
+			return o, r.fail("an encoder is unknown")
+		}
+	}
+	n, err := r.number(1 << 62)
+	if err != nil {
+		return o, err
+	}
+	o.length = int64(n) - 1
+	if o.op&opFixes != 0 {
+		o.fixes, err = r.bytes()
+		o.at = r.origin + r.next - len(o.fixes)
+	}
+	return o, err
+}

@@ -1,0 +1,132 @@
+package redeflate
+
+import (
+	"encoding/binary"
+	"hash/adler32"
+	"hash/crc32"
+	"io"
+)
+
+// Restorer is Restore with buffers that are used again; its zero value is
+// ready. It must not be used by two goroutines at once.
+type Restorer struct {
+	enc encoder
+}
+
+// Restore is the function of the same name.
+func (r *Restorer) Restore(w io.Writer, plain io.Reader, recipe []byte) error {
+	in := recipeReader{b: recipe}
+	if err := in.open(); err != nil {
+		return err
+	}
+	for {
+		o, err := in.operation()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.run(w, plain, o); err != nil {
+			if err == errBlock {
+				return in.fail("its fixes do not fit the plain")
+			}
+			return err
+		}
+	}
+}
+
+// run carries out one operation.
+func (r *Restorer) run(w io.Writer, plain io.Reader, o operation) error {
+	switch o.op & opMask {
+	case opLiteral:
+		_, err := w.Write(o.data)
+		return err
+	case opCopy:
+		if o.length == restOfAll {
+			_, err := io.Copy(w, plain)
+			return err
+		}
+		_, err := io.CopyN(w, plain, o.length)
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	return r.deflate(w, plain, o)
+}
+
+func (r *Restorer) deflate(w io.Writer, plain io.Reader, o operation) error {
+	var sum func([]byte)
+	crc, length := uint32(0), uint32(0)
+	adler := adler32.New()
+	switch {
+	case o.op&opGzip != 0:
+		sum = func(p []byte) {
+			crc = crc32.Update(crc, crc32.IEEETable, p)
+			length += uint32(len(p))
+		}
+	case o.op&opZlib != 0:
+		sum = func(p []byte) { adler.Write(p) }
+	}
+	var tokens fixer
+	var blocks blockFixer
+	if o.fixes != nil {
+		f, err := newReplay(o.fixes, o.at)
+		if err != nil {
+			return err
+		}
+		tokens = f
+		if f.hasBlocks() {
+			blocks = f
+		}
+	}
+	if err := r.enc.encode(w, o.model, plain, o.length, sum, tokens, blocks); err != nil {
+		return err
+	}
+	switch {
+	case o.op&opGzip != 0:
+		trailer := binary.LittleEndian.AppendUint32(nil, crc)
+		_, err := w.Write(binary.LittleEndian.AppendUint32(trailer, length))
+		return err
+	case o.op&opZlib != 0:
+		_, err := w.Write(adler.Sum(nil))
+		return err
+	}
+	return nil
+}
+
+// Memory returns an upper bound of what a Restore of recipe allocates.
+func Memory(recipe []byte) (int64, error) {
+	in := recipeReader{b: recipe}
+	if err := in.open(); err != nil {
+		return 0, err
+	}
+	const (
+		fixed   = 128 << 10 // the encoder's tables, io.Copy's buffer
+		buffers = finderBuffer + finderPad + 2*windowSize + 4<<16 + bitBufferSize
+	)
+	need := int64(fixed)
+	for {
+		o, err := in.operation()
+		if err == io.EOF {
+			return need, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if o.op&opMask != opDeflate {
+			continue
+		}
+		tokens := int64(1 << 15)
+		if o.fixes != nil {
+			f, err := newReplay(o.fixes, o.at)
+			if err != nil {
+				return 0, err
+			}
+			tokens = max(tokens, f.largest())
+		}
+		// While the list of tokens grows, the old one is still there.
+		need = max(need, fixed+buffers+3*4*tokens)
+	}
+}
