@@ -79,6 +79,21 @@ func (p Plan) States() (iter.Seq[State], error) {
 	}, nil
 }
 
+// Window returns the plan for the crash points from operation from up to and with to,
+// without the history that all of its states share: what was flushed before from.
+func (p Plan) Window(from, to int) (Plan, error) {
+	flushed, _ := p.window(from)
+	w := p
+	w.Base = p.Base.Clone()
+	for i, op := range p.Ops[:flushed] {
+		if err := op.apply(w.Base); err != nil {
+			return Plan{}, fmt.Errorf("this is not a recording of this disk: operation %d: %w", i, err)
+		}
+	}
+	w.Ops, w.From = p.Ops[flushed:to], from-flushed
+	return w, nil
+}
+
 // prefixes returns the disk after 0, 1, 2 … operations, all of which arrived.
 func (p Plan) prefixes() ([]*Image, error) {
 	img := p.Base.Clone()

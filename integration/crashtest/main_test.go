@@ -1,0 +1,104 @@
+package crashtest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/btrovl/btrovl/integration/crashdisk"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+func TestMain(m *testing.M) {
+	crashdisk.ServeIfChild()
+	crashdisk.Sweep()
+	code := testenv.Code(m)
+	if err := crashdisk.Leave(); err != nil {
+		fmt.Fprintln(os.Stderr, "crashtest:", err)
+		code = 1
+	}
+	if program.dir != "" {
+		os.RemoveAll(program.dir)
+	}
+	os.Exit(code)
+}
+
+var program struct {
+	sync.Once
+	dir, path string
+	err       error
+}
+
+// btrovl returns the path of the program, built from this checkout.
+func btrovl(t testing.TB) string {
+	t.Helper()
+	program.Do(func() {
+		if program.dir, program.err = os.MkdirTemp("", "btrovl-crashtest-"); program.err != nil {
+			return
+		}
+		program.path = filepath.Join(program.dir, "btrovl")
+		goTool, err := exec.LookPath("go")
+		if err != nil {
+			program.err = err
+			return
+		}
+		_, program.err = crashdisk.Output(5*time.Minute, []string{"CGO_ENABLED=0"}, goTool,
+			"build", "-o", program.path, "github.com/btrovl/btrovl/cmd/btrovl")
+	})
+	if program.err != nil {
+		t.Fatal(program.err)
+	}
+	return program.path
+}
+
+// limit is how long one command may take: only a hang reaches it.
+const limit = 2 * time.Minute
+
+// run runs the program on the pool and returns what it printed.
+func run(t testing.TB, pool string, args ...string) (string, error) {
+	t.Helper()
+	return crashdisk.Output(limit, env(pool), btrovl(t), args...)
+}
+
+func env(pool string) []string {
+	return []string{"BTROVL_POOL=" + pool, "BTROVL_CONFIG=/nonexistent", "GOMAXPROCS=2"}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// want is how many states a full run examines, 0 in a thinned one.
+func want(t testing.TB) int {
+	s := os.Getenv("BTROVL_CRASH_STATES")
+	if s == "" {
+		return 0
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil {
+		t.Fatalf("BTROVL_CRASH_STATES=%q is not a number", s)
+	}
+	return n
+}
+
+// A budget makes a thinned run end in time on a slow machine: after it has passed,
+// only the most telling states are examined. A full run takes the time that it needs.
+type budget struct {
+	end  time.Time
+	full bool
+}
+
+func newBudget(t testing.TB, d time.Duration) budget {
+	return budget{time.Now().Add(d), want(t) > 0}
+}
+
+// spent says whether to stop after n states of one kind.
+func (b budget) spent(n int) bool { return !b.full && n >= 3 && time.Now().After(b.end) }

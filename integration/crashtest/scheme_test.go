@@ -1,0 +1,145 @@
+package crashtest
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/crashdisk"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// What updaters do that trust stock tools: receive the new version, exchange it with
+// the current one by rename, make the rename durable by fsync of the directory. The
+// names are then on the disk while the files' data is not: some states show neither
+// version. This is why btrovl's order has a syncfs and a digest in it, and it shows that
+// this harness would see it if they were left out.
+func TestCrashStockScheme(t *testing.T) {
+	testenv.FUSE(t)
+	tool := testenv.Command(t, "btrfs")
+	btrfs := func(args ...string) {
+		t.Helper()
+		must(t, crashdisk.Command(limit, tool, args...))
+	}
+	disk, err := crashdisk.Format(256<<20, "-m", "single")
+	must(t, err)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+
+	// The maker: two versions, and the stream between them.
+	dir, err := slot.Mount(disk)
+	must(t, err)
+	stream := filepath.Join(testenv.Dir(t), "stream")
+	full := stream + ".full"
+	btrfs("-q", "subvolume", "create", dir+"/work")
+	writeTree(t, dir+"/work", 1)
+	btrfs("-q", "subvolume", "snapshot", "-r", dir+"/work", dir+"/1")
+	must(t, os.RemoveAll(dir+"/work/usr/lib/v1"))
+	writeTree2(t, dir+"/work")
+	btrfs("-q", "subvolume", "snapshot", "-r", dir+"/work", dir+"/2")
+	btrfs("-q", "send", "-f", full, dir+"/1")
+	btrfs("-q", "send", "-p", dir+"/1", "-f", stream, dir+"/2")
+	must(t, slot.Unmount())
+
+	// The device: version 1 as "current".
+	disk, err = crashdisk.Format(256<<20, "-m", "single")
+	must(t, err)
+	dir, err = slot.Mount(disk)
+	must(t, err)
+	btrfs("-q", "receive", "-f", full, dir)
+	must(t, os.Rename(dir+"/1", dir+"/current"))
+	old := treeDigest(t, dir+"/current")
+	unix.Sync()
+	must(t, slot.Remount())
+	disk, err = slot.Content()
+	must(t, err)
+	must(t, slot.Unmount())
+
+	rec, err := crashdisk.Record(disk)
+	must(t, err)
+	defer func() { must(t, rec.Close()) }()
+	mnt, err := rec.Mount()
+	must(t, err)
+	must(t, rec.Mark("receive"))
+	begin, err := rec.Ops()
+	must(t, err)
+	must(t, rec.Step("update", limit, func() error {
+		if err := crashdisk.Command(limit, tool, "-q", "receive", "-f", stream, mnt); err != nil {
+			return err
+		}
+		if err := unix.Renameat2(unix.AT_FDCWD, mnt+"/2", unix.AT_FDCWD, mnt+"/current", unix.RENAME_EXCHANGE); err != nil {
+			return err
+		}
+		d, err := os.Open(mnt)
+		if err != nil {
+			return err
+		}
+		defer d.Close()
+		return d.Sync()
+	}))
+	must(t, rec.Mark("done"))
+	new := treeDigest(t, mnt+"/current")
+	must(t, rec.Unmount()) // writes what was left: states within that count as well
+	ops, err := rec.Ops()
+	must(t, err)
+
+	max, tab, budget := 60, table{}, newBudget(t, 8*time.Second)
+	if want(t) > 0 {
+		max = 256
+	}
+	states, err := crashdisk.Plan{Base: disk, Ops: ops, From: len(begin), Max: max, Seed: 5}.States()
+	must(t, err)
+	n := 0
+	for s := range states {
+		which := -1
+		dir, err := slot.Mount(s.Image)
+		if err == nil {
+			switch sum, err := openDigest(dir + "/current"); {
+			case err != nil:
+			case sum == old:
+				which = 0
+			case sum == new:
+				which = 1
+			}
+			must(t, slot.Unmount())
+		}
+		tab.add("stock `btrfs receive`, rename exchange, fsync", which)
+		if n++; budget.spent(n) && tab.total().neither > 0 {
+			break
+		}
+	}
+	tab.print(t, "Comparison: without the order of durable steps")
+	if tab.total().neither == 0 {
+		t.Error("the plain scheme survived every state: this harness does not see what it must see")
+	}
+}
+
+// writeTree2 turns version 1 into version 2, with new files instead of overwritten ones.
+func writeTree2(t testing.TB, dir string) {
+	t.Helper()
+	for _, d := range []string{"usr/bin", "usr/share", "etc/release", "usr/lib", "var", "home", "etc"} {
+		must(t, os.RemoveAll(filepath.Join(dir, d)))
+	}
+	writeTree(t, dir, 2)
+}
+
+func treeDigest(t testing.TB, dir string) string {
+	t.Helper()
+	sum, err := openDigest(dir)
+	must(t, err)
+	return sum
+}
+
+func openDigest(dir string) (string, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return "", fmt.Errorf("no tree: %w", err)
+	}
+	defer f.Close()
+	return digest(f)
+}
