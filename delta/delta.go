@@ -98,15 +98,6 @@ type Result struct {
 	Shared  int64    // bytes reflinked
 }
 
-// Apply turns a stage (a writable snapshot of base, or an empty subvolume and
-// base nil for a full bundle) into the bundle's tree. The caller seals the stage,
-// which syncs it and compares its digest with the manifest's; until then it proves
-// nothing. Errors: *WrongBaseError, *SourceError, *bundle.DamageError; after any of them the
-// stage is garbage.
-func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o ApplyOptions) (*Result, error) {
-	return nil, errors.ErrUnsupported
-}
-
 // Plan says what applying a bundle needs.
 type Plan struct {
 	From    *bundle.BaseID // the base to start from, nil for a full bundle

@@ -1,0 +1,464 @@
+package delta
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"sort"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/btrovl/btrovl/delta/bundle"
+	"github.com/btrovl/btrovl/delta/redeflate"
+	"github.com/btrovl/btrovl/subvolumes/btrfs"
+)
+
+// Apply turns a stage (a writable snapshot of base, or an empty subvolume and
+// base nil for a full bundle) into the bundle's tree. The caller seals the stage,
+// which syncs it and compares its digest with the manifest's; until then it proves
+// nothing. Where the context ends while the bundle's source blocks, Apply returns when
+// that read does.
+//
+// Errors: *WrongBaseError (nothing was written), *SourceError, *bundle.DamageError; after
+// any of them the stage is garbage.
+func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o ApplyOptions) (*Result, error) {
+	m := br.Manifest()
+	which, err := chooseBase(m, o, base)
+	if err != nil {
+		return nil, err
+	}
+	r, err := openSection(br, which)
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	olds, news, err := readListings(ctx, r, base, m, which)
+	if err != nil {
+		return nil, err
+	}
+	a := newApplier(m, base, newStage(stage, olds, news), o)
+	if err := a.stage.clear(); err != nil {
+		return nil, err
+	}
+	if err := a.contents(ctx, r); err != nil {
+		return nil, err
+	}
+	if err := a.stage.nodes(); err != nil {
+		return nil, err
+	}
+	if err := a.stage.allAttributes(a.finished); err != nil {
+		return nil, err
+	}
+	a.stage.dirs.close()
+	if err := br.Verify(); err != nil {
+		return nil, err
+	}
+	return &Result{Changed: a.changed(), Written: a.written.Load(), Shared: a.shared.Load()}, nil
+}
+
+// A target makes the sink for a record's content. Apply's writes to the stage; the
+// exporter's to a spool.
+type target interface {
+	open(rec *record, views []*view) (sink, error)
+	close(rec *record, s sink) error
+	openNew(index int) (*os.File, int64, error) // content made before
+}
+
+// An applier runs the records of a section.
+//
+// The decoder (contents) reads records and actions in order and feeds them to jobs
+// workers, a file each. Workers take files in order, so a file that is made from a
+// new file waits only for workers ahead of it: no cycle. The bytes of actions in
+// flight are bounded by the semaphore.
+type applier struct {
+	base     *os.File
+	stage    *stage
+	olds     *listing
+	news     *listing
+	target   target
+	jobs     int
+	progress func(done, total int64)
+	total    int64
+	limit    int64 // what the manifest says of new content
+
+	sem      *semaphore.Weighted
+	ready    []chan struct{} // per new entry with a record that was seen: closed when complete
+	finished []bool          // new entries whose attributes are set
+	recorded []bool
+	written  atomic.Int64
+	shared   atomic.Int64
+	done     atomic.Int64
+	mu       sync.Mutex // serialises progress
+}
+
+const inFlight = 8 << 20
+
+func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *applier {
+	a := &applier{base: base, stage: s, olds: s.olds, news: s.news, jobs: o.Jobs, progress: o.Progress,
+		total: m.Apply.NewData, limit: m.Apply.NewData, sem: semaphore.NewWeighted(inFlight)}
+	if a.jobs <= 0 {
+		a.jobs = runtime.GOMAXPROCS(0)
+	}
+	a.ready = make([]chan struct{}, len(s.news.entries))
+	a.finished = make([]bool, len(s.news.entries))
+	a.recorded = make([]bool, len(s.news.entries))
+	a.target = &stageTarget{a: a}
+	return a
+}
+
+// A job is a file being made: the decoder feeds it.
+type job struct {
+	rec    *record
+	recipe []byte
+	feed   chan action
+	opened chan int64 // size of the address space, from the worker; closed without one on error
+}
+
+// contents runs all records.
+func (a *applier) contents(ctx context.Context, r *sectionReader) error {
+	g, ctx := errgroup.WithContext(ctx)
+	jobs := make(chan *job, 16)
+	for range a.jobs {
+		g.Go(func() error {
+			for j := range jobs {
+				if err := a.run(ctx, j); err != nil {
+					return fmt.Errorf("cannot make %s: %w", a.news.entries[j.rec.index].path, err)
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(jobs)
+		return a.decode(ctx, r, jobs)
+	})
+	return g.Wait()
+}
+
+func (a *applier) decode(ctx context.Context, r *sectionReader, jobs chan<- *job) error {
+	count, err := r.uint(streamControl, uint64(len(a.news.entries)))
+	if err != nil {
+		return err
+	}
+	var c cursor
+	var sum int64
+	for ; count > 0; count-- {
+		rec, err := r.record(&c, len(a.news.entries), len(a.olds.entries))
+		if err != nil {
+			return err
+		}
+		if err := a.check(rec); err != nil {
+			return err
+		}
+		if sum += rec.size; sum > a.limit {
+			return damaged("more content than its manifest says")
+		}
+		j := &job{rec: rec, feed: make(chan action, 64)}
+		if rec.method == methodRestore {
+			j.recipe = make([]byte, rec.recipe)
+			if err := r.bytes(streamRecipe, j.recipe); err != nil {
+				return err
+			}
+		}
+		if err := a.feed(ctx, r, j, jobs); err != nil {
+			return err
+		}
+	}
+	for i := range a.news.entries {
+		e := &a.news.entries[i]
+		if e.isRegular() && e.link < 0 && a.stage.keep[i] < 0 && !a.recorded[i] {
+			return damaged("no content for %s", e.path)
+		}
+	}
+	return nil
+}
+
+// check compares a record with the listings.
+func (a *applier) check(rec *record) error {
+	e := &a.news.entries[rec.index]
+	if !e.isRegular() || e.link >= 0 || a.recorded[rec.index] {
+		return damaged("content for %s, which takes none", e.path)
+	}
+	for _, s := range rec.sources {
+		if s.new {
+			n := &a.news.entries[s.index]
+			// A kept file that gets no record now or later would do, too; makers use its old name.
+			if !n.isRegular() || !a.recorded[s.index] {
+				return damaged("content made of %s, which is not there yet", n.path)
+			}
+		} else if !a.olds.entries[s.index].isRegular() {
+			return damaged("content made of %s, which is not a file", a.olds.entries[s.index].path)
+		}
+	}
+	a.recorded[rec.index] = true
+	a.ready[rec.index] = make(chan struct{})
+	return nil
+}
+
+func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<- *job) error {
+	defer close(j.feed)
+	size := j.rec.size
+	switch j.rec.method {
+	case methodCopy:
+		size = 0
+	case methodRestore:
+		size = j.rec.plain
+	}
+	// Sizes of sources are known to the decoder from the listing of the base; those of new or
+	// expanded files only to the worker, which bounds every access again.
+	total := int64(maxSize)
+	if known := a.sourcesSize(j.rec); known >= 0 {
+		total = known
+	}
+	select {
+	case jobs <- j:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ops := opReader{r: r, total: total, left: size}
+	for ops.left > 0 {
+		o, err := ops.next()
+		if err != nil {
+			return err
+		}
+		err = r.pieces(o, func(c action) error {
+			if err := a.sem.Acquire(ctx, int64(len(c.data))); err != nil {
+				return err
+			}
+			select {
+			case j.feed <- c:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sourcesSize returns the size of a record's sources, or -1 where it is not known yet.
+func (a *applier) sourcesSize(rec *record) int64 {
+	var n int64
+	for _, s := range rec.sources {
+		if s.new || s.expanded {
+			return -1
+		}
+		n += a.olds.entries[s.index].size
+	}
+	return n
+}
+
+// run makes one file.
+func (a *applier) run(ctx context.Context, j *job) (err error) {
+	views, closeViews, err := a.views(ctx, j.rec)
+	defer closeViews()
+	if err != nil {
+		return err
+	}
+	out, err := a.target.open(j.rec, views)
+	if err != nil {
+		return err
+	}
+	crc := &checked{sink: out, a: a}
+	switch j.rec.method {
+	case methodCopy:
+		if first := views[0]; first.size != j.rec.size {
+			err = &SourceError{Path: first.path, Want: fmt.Sprintf("of %d bytes", j.rec.size), Have: fmt.Sprintf("of %d bytes", first.size)}
+			break
+		}
+		asm := newAssembler(views, true, crc)
+		if err = asm.do(action{op: op{kind: opCopy, length: j.rec.size}}); err == nil {
+			err = asm.finish()
+			crc.sum = asm.crc
+		}
+	case methodPatch:
+		asm := newAssembler(views, j.rec.cloned, shareThrough(crc, out))
+		if err = a.consume(ctx, asm, j); err == nil {
+			crc.sum = asm.crc
+		}
+	case methodRestore:
+		err = a.restore(ctx, views, j, crc)
+	}
+	if err == nil && crc.sum != j.rec.crc {
+		err = badSource(views, j.rec.crc, crc.sum)
+	}
+	if err != nil {
+		return err
+	}
+	if err := a.target.close(j.rec, out); err != nil {
+		return err
+	}
+	close(a.ready[j.rec.index])
+	return nil
+}
+
+// badSource blames the source: what the bundle brought was checked.
+func badSource(views []*view, want, have uint32) error {
+	e := &SourceError{Path: "its content", Want: fmt.Sprintf("%08x", want), Have: fmt.Sprintf("%08x", have)}
+	for i, v := range views {
+		if i == 0 {
+			e.Path = v.path
+		} else {
+			e.Path += " or " + v.path
+		}
+	}
+	return e
+}
+
+func (a *applier) consume(ctx context.Context, asm *assembler, j *job) error {
+	for {
+		select {
+		case c, ok := <-j.feed:
+			if !ok {
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return asm.finish()
+			}
+			err := asm.do(c)
+			a.sem.Release(int64(len(c.data)))
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// restore compresses what the actions make.
+func (a *applier) restore(ctx context.Context, views []*view, j *job, out *checked) error {
+	pr, pw := io.Pipe()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		asm := newAssembler(views, false, writerSink{pw})
+		err := a.consume(ctx, asm, j)
+		pw.CloseWithError(err)
+		return err
+	})
+	g.Go(func() error {
+		w := newSinkWriter(out)
+		err := redeflate.Restore(w, pr, j.recipe)
+		if err == nil {
+			err = w.finish(j.rec.size)
+		}
+		out.sum = w.crc
+		if err != nil {
+			pr.CloseWithError(err)
+		}
+		return err
+	})
+	return g.Wait()
+}
+
+// views opens the sources of a record.
+func (a *applier) views(ctx context.Context, rec *record) (views []*view, closeAll func(), err error) {
+	var closers []io.Closer
+	closeAll = func() {
+		for _, c := range closers {
+			c.Close()
+		}
+	}
+	for _, s := range rec.sources {
+		var f *os.File
+		v := &view{old: !s.new}
+		if s.new {
+			v.path = a.news.entries[s.index].path
+			select {
+			case <-a.ready[s.index]:
+			case <-ctx.Done():
+				return nil, closeAll, ctx.Err()
+			}
+			f, v.size, err = a.target.openNew(s.index)
+		} else {
+			e := &a.olds.entries[s.index]
+			v.path = e.path
+			f, v.size, err = openRegular(a.base, e.path)
+			if err == nil && v.size != e.size {
+				err = fmt.Errorf("%s changed while it was read", e.path)
+			}
+		}
+		if err != nil {
+			return nil, closeAll, err
+		}
+		closers = append(closers, f)
+		v.ReaderAt = f
+		if s.expanded {
+			m := &memoryFirst{dir: a.stage.root}
+			closers = append(closers, m)
+			if err := redeflate.Expand(m, f, v.size); err != nil {
+				return nil, closeAll, &SourceError{Path: v.path, Want: "compressed data", Have: err.Error()}
+			}
+			v.ReaderAt, v.size = m, m.size
+		}
+		views = append(views, v)
+	}
+	return views, closeAll, nil
+}
+
+// checked counts what passes to a sink.
+type checked struct {
+	sink
+	a   *applier
+	sum uint32
+}
+
+func (c *checked) put(p []byte, at int64, changed []bool) error {
+	if err := c.sink.put(p, at, changed); err != nil {
+		return err
+	}
+	c.a.report(int64(len(p)))
+	return nil
+}
+
+type sharing struct {
+	*checked
+	cloner
+}
+
+// shareThrough keeps the ability to share of the sink beneath.
+func shareThrough(c *checked, out sink) sink {
+	if s, ok := out.(cloner); ok {
+		return sharing{c, s}
+	}
+	return c
+}
+
+func (a *applier) report(n int64) {
+	done := a.done.Add(n)
+	if a.progress != nil {
+		a.mu.Lock()
+		a.progress(done, a.total)
+		a.mu.Unlock()
+	}
+}
+
+// changed lists every path that differs between the two trees.
+func (a *applier) changed() []string {
+	var paths []string
+	for i := range a.olds.entries {
+		if _, ok := a.news.byPath[a.olds.entries[i].path]; !ok {
+			paths = append(paths, a.olds.entries[i].path)
+		}
+	}
+	for i := range a.news.entries {
+		e := &a.news.entries[i]
+		first := i
+		if e.link >= 0 {
+			first = e.link
+		}
+		if k := a.stage.keep[i]; k < 0 || a.recorded[first] || !e.sameMeta(&a.olds.entries[k]) {
+			paths = append(paths, e.path)
+		}
+	}
+	sort.Strings(paths)
+	return paths
+}

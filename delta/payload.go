@@ -1,0 +1,172 @@
+package delta
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"io"
+	"os"
+
+	"github.com/btrovl/btrovl/delta/bundle"
+)
+
+// A payload starts with a table of sections, one per base of the manifest in its
+// order (one for a full bundle):
+//
+//	u8   payload version, 1
+//	u8   number of sections
+//	u64  size of each section
+//
+// and continues with the sections. A device skips those for other bases.
+const payloadVersion = 1
+
+func payloadHead(sizes []int64) []byte {
+	b := []byte{payloadVersion, byte(len(sizes))}
+	for _, n := range sizes {
+		b = binary.LittleEndian.AppendUint64(b, uint64(n))
+	}
+	return b
+}
+
+// openSection goes to the section of the i-th base.
+func openSection(br *bundle.Reader, i int) (*sectionReader, error) {
+	want := max(1, len(br.Manifest().From))
+	head := make([]byte, 2+8*want)
+	if _, err := io.ReadFull(br, head); err != nil {
+		return nil, short(err)
+	}
+	if head[0] != payloadVersion {
+		return nil, &bundle.FormatError{Have: int(head[0]), Know: payloadVersion}
+	}
+	if int(head[1]) != want || i >= want {
+		return nil, damaged("%d sections for %d bases", head[1], want)
+	}
+	for k := range i {
+		n := binary.LittleEndian.Uint64(head[2+8*k:])
+		if n > uint64(br.Manifest().Payload.Size) {
+			return nil, damaged("a section of %d bytes", n)
+		}
+		if _, err := io.CopyN(io.Discard, br, int64(n)); err != nil {
+			return nil, short(err)
+		}
+	}
+	return newSectionReader(br)
+}
+
+// chooseBase finds the section for a base.
+func chooseBase(m *bundle.Manifest, o ApplyOptions, base *os.File) (int, error) {
+	if len(m.From) == 0 {
+		return 0, nil
+	}
+	if base == nil {
+		return 0, &WrongBaseError{Want: m.From}
+	}
+	if o.BaseDigest == "" {
+		return 0, nil
+	}
+	for i, f := range m.From {
+		if f.Digest == o.BaseDigest {
+			return i, nil
+		}
+	}
+	return 0, &WrongBaseError{Want: m.From, Have: []bundle.BaseID{{Version: o.BaseVersion, Digest: o.BaseDigest}}}
+}
+
+// readListings lists the base, proves that it is the one that the section is for, and
+// decodes the new listing against it.
+func readListings(ctx context.Context, r *sectionReader, base *os.File, m *bundle.Manifest, which int) (olds, news *listing, err error) {
+	olds = &listing{}
+	var encoded []byte
+	if len(m.From) > 0 {
+		if olds, err = list(ctx, base); err != nil {
+			return nil, nil, err
+		}
+		encoded = olds.encode()
+		if sha256.Sum256(encoded) != r.head.base {
+			return nil, nil, &WrongBaseError{Want: m.From[which : which+1], Have: []bundle.BaseID{{Version: "with other names or attributes"}}}
+		}
+	}
+	var src []*view
+	if len(encoded) > 0 {
+		src = []*view{{ReaderAt: bytesReaderAt(encoded), size: int64(len(encoded)), path: "the list of files"}}
+	}
+	out := &memorySink{limit: int64(r.head.listing)}
+	a := newAssembler(src, false, out)
+	if err := r.actions(a, int64(r.head.listing), func(c action) error { return a.do(c) }); err != nil {
+		return nil, nil, err
+	}
+	if err := a.finish(); err != nil {
+		return nil, nil, err
+	}
+	news, err = decodeListing(out.b)
+	if err != nil {
+		return nil, nil, damaged("a list of files that is malformed")
+	}
+	return olds, news, nil
+}
+
+// actions reads the operations that make size bytes, with their data, and hands
+// them to fn. Data stays valid: each action has its own. Long ones come in pieces.
+func (r *sectionReader) actions(a *assembler, size int64, fn func(action) error) error {
+	ops := opReader{r: r, total: a.total(), left: size}
+	for ops.left > 0 {
+		o, err := ops.next()
+		if err != nil {
+			return err
+		}
+		if err := r.pieces(o, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const pieceSize = 128 << 10
+
+func (r *sectionReader) pieces(o op, fn func(action) error) error {
+	if o.kind == opCopy || o.length == 0 {
+		return fn(action{op: o})
+	}
+	stream := map[opKind]int{opAdd: streamDiff, opInsert: streamExtra, opRaw: streamRaw}[o.kind]
+	for o.length > 0 {
+		n := min(o.length, pieceSize)
+		c := action{op: op{o.kind, n, o.pos}, data: make([]byte, n)}
+		if err := r.bytes(stream, c.data); err != nil {
+			return err
+		}
+		if err := fn(c); err != nil {
+			return err
+		}
+		o.length -= n
+		o.pos += n
+	}
+	return nil
+}
+
+// memorySink keeps content in memory, up to a limit.
+type memorySink struct {
+	b     []byte
+	limit int64
+}
+
+func (m *memorySink) put(p []byte, _ int64, _ []bool) error {
+	if int64(len(m.b)+len(p)) > m.limit {
+		return damaged("more than it says")
+	}
+	m.b = append(m.b, p...)
+	return nil
+}
+
+// bytesReaderAt reads from memory.
+type bytesReaderAt []byte
+
+func (b bytesReaderAt) ReadAt(p []byte, off int64) (int, error) {
+	if off >= int64(len(b)) {
+		return 0, io.EOF
+	}
+	n := copy(p, b[off:])
+	if n < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
+}
