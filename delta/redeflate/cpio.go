@@ -25,6 +25,12 @@ func isCpio(p []byte) bool {
 }
 
 func cpioEntry(p []byte) (e entry, ok bool) {
+	return cpioHead(p, int64(len(p)))
+}
+
+// cpioHead reads the entry whose header stands in p, with size bytes left of
+// the file that it is in.
+func cpioHead(p []byte, size int64) (e entry, ok bool) {
 	if !isCpio(p) {
 		return e, false
 	}
@@ -35,18 +41,18 @@ func cpioEntry(p []byte) (e entry, ok bool) {
 		}
 		return int64(v)
 	}
-	mode, size, names := number(cpioMode), number(cpioSize), number(cpioNames)
-	if mode < 0 || size < 0 || names < 1 || names > 4096 {
+	mode, content, names := number(cpioMode), number(cpioSize), number(cpioNames)
+	if mode < 0 || content < 0 || names < 1 || names > 4096 {
 		return e, false
 	}
 	header := (cpioHeader + names + 3) &^ 3
-	padding := -size & 3
-	left := int64(len(p)) - header - size
-	if left < 0 {
+	padding := -content & 3
+	left := size - header - content
+	if left < 0 || header > int64(len(p)) {
 		return e, false
 	}
 	name := p[cpioHeader : cpioHeader+names]
-	e.header, e.content, e.padding = int(header), int(size), int(min(padding, left))
+	e.header, e.content, e.padding = int(header), int(content), int(min(padding, left))
 	e.last = string(name[:names-1]) == cpioTrailer
 	if mode&cpioTypeMask == cpioRegular && !e.last {
 		e.path = memberPath(string(name[:names-1]))

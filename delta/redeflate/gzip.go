@@ -85,6 +85,6 @@ func (u *unpacker) gzip(data []byte) int {
 	u.named("gzip")
 	u.copyPending()
 	u.recipe.literal(data[:header])
-	u.addStream(opGzip, s)
+	u.addStream(opGzip, s, "")
 	return used + gzipTrailer
 }

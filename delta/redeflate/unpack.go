@@ -117,13 +117,18 @@ func (u *unpacker) stream(data []byte, h hint) (stream, bool) {
 	return stream{found, in.used, in.plain[before:]}, ok
 }
 
-// addStream appends a stream to the recipe and its content to plain.
-func (u *unpacker) addStream(trailer byte, s stream) {
+// addStream appends a stream to the recipe and its content to plain: one
+// member of this path, or with path "" whatever it turns out to be.
+func (u *unpacker) addStream(trailer byte, s stream, path string) {
 	u.copyPending()
 	n := int64(len(s.content))
 	u.recipe.deflate(trailer, s.model, n, s.fixes)
 	u.encoders[s.name()] += n
 	u.streams++
+	if path != "" {
+		u.put(Member, s.content, path, 1)
+		return
+	}
 	u.content(s.content, 1)
 }
 
