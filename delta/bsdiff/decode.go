@@ -182,6 +182,9 @@ func (d *Decoder) end() int64 {
 // Read reads the stream bytes of the current operation: of DiffBytes for Add, of
 // Extra for Insert. It returns io.EOF at the operation's end.
 func (d *Decoder) Read(p []byte) (int, error) {
+	if d.err != nil && d.err != io.EOF {
+		return 0, d.err
+	}
 	if d.data == 0 {
 		return 0, io.EOF
 	}
@@ -191,7 +194,8 @@ func (d *Decoder) Read(p []byte) (int, error) {
 	n, err := d.from.Read(p)
 	d.data -= int64(n)
 	if d.data > 0 && err != nil {
-		return n, readError(err)
+		d.err = readError(err)
+		return n, d.err
 	}
 	return n, nil
 }

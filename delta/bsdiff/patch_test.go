@@ -33,6 +33,18 @@ func pack(t testing.TB, new []byte, sources [][]byte) [NumStreams][]byte {
 
 // unpack applies a patch. It fails if the decoder leaves anything in a stream.
 func unpack(streams [NumStreams][]byte, sources [][]byte, size int64) ([]byte, error) {
+	out, left, err := unpackRest(streams, sources, size)
+	for i, n := range left {
+		if err == nil && n != 0 {
+			err = errors.New("the decoder left bytes of " + StreamName(i))
+		}
+	}
+	return out, err
+}
+
+// unpackRest applies a patch, and returns too how many bytes of each stream the
+// decoder left.
+func unpackRest(streams [NumStreams][]byte, sources [][]byte, size int64) (made []byte, left [NumStreams]int, err error) {
 	var r Readers
 	var br [NumStreams]*bytes.Reader
 	for i := range streams {
@@ -46,15 +58,11 @@ func unpack(streams [NumStreams][]byte, sources [][]byte, size int64) ([]byte, e
 		sizes = append(sizes, int64(len(s)))
 	}
 	var out bytes.Buffer
-	if err := Patch(context.Background(), &out, at, NewDecoder(r, sizes, size)); err != nil {
-		return nil, err
-	}
+	err = Patch(context.Background(), &out, at, NewDecoder(r, sizes, size))
 	for i := range br {
-		if br[i].Len() != 0 {
-			return nil, errors.New("the decoder left bytes of " + StreamName(i))
-		}
+		left[i] = br[i].Len()
 	}
-	return out.Bytes(), nil
+	return out.Bytes(), left, err
 }
 
 // mutate returns a relative of old: pieces of it moved, changed, removed, and new
