@@ -31,6 +31,7 @@ tests() {
 	want mkfs.btrfs btrfs-progs; want xz xz-utils; want zstd zstd; want bsdiff bsdiff; want minisign minisign
 	want setfattr attr; want setfacl acl; want strace strace; want rsync rsync; want pigz pigz
 	want python3 python3-minimal; want cpio cpio; want losetup mount; want zip zip
+	want shellcheck shellcheck; want systemd-analyze systemd
 }
 
 backports=

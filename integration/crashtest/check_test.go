@@ -93,7 +93,7 @@ func readPool(dir string) (_ *poolState, err error) {
 			if err != nil {
 				return nil, fmt.Errorf("overlay %s of deployment %d: %w", o.Name, d.ID, err)
 			}
-			text += fmt.Sprintf("; %s (%s) %v %s", o.Name, o.Subvolume, o.Paths, sum)
+			text += fmt.Sprintf("; %s %v %v %s", o.Name, o.Paths, o.FollowBase, sum)
 		}
 		s.Deployments[d.ID] = text
 	}
