@@ -2,280 +2,338 @@ package subvolumes
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"os"
-	"time"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/subvolumes/btrfs"
-	"github.com/btrovl/btrovl/subvolumes/tree"
 )
 
-var errTODO = errors.New("subvolumes: not built yet")
+// Names in the pool directory.
+const (
+	nameState    = "state"
+	nameStateNew = "state.new"
+	nameStateOld = "state.old"
+	nameLock     = "lock"
+	nameReserve  = "reserve"
+	dirBases     = "bases"
+	dirOverlays  = "overlays"
+	dirBackups   = "backups"
+)
 
-// Pool is an open pool. It holds a directory handle and no copy of the record.
-type Pool struct{ dir *os.File }
+// Pool is an open pool. It holds a directory handle and no copy of the record: the
+// disk decides. It may be used by several goroutines.
+type Pool struct {
+	dir *os.File
+	id  string // "" if the state is damaged
 
-// Init makes a pool of the directory dir, which is created if it does not exist and
-// must be empty and on btrfs. Durable on return. Errors: *NotBtrfsError,
-// *ExistsError (it is a pool already).
-func Init(dir string) (*Pool, error) { return nil, errTODO }
+	// fault, if not nil, is called before every step that changes the disk; an
+	// error takes the step's place. Tests interrupt commands with it.
+	fault func(step string) error
+}
+
+// at marks the next step.
+func (p *Pool) at(step string) error {
+	if p.fault == nil {
+		return nil
+	}
+	return p.fault(step)
+}
+
+// Init makes a pool of the directory dir, which is made if it does not exist, must
+// be empty and on btrfs. An Init that was interrupted can be repeated. Durable on
+// return. Errors: *NotBtrfsError, *ExistsError (it is a pool already), *NameError
+// (it is not empty).
+func Init(dir string) (*Pool, error) {
+	// 0700: bases hold set-id programs and secrets that only a view's mount options
+	// and permissions guard.
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return nil, fmt.Errorf("cannot make pool %s: %w", dir, err)
+	}
+	f, err := openPoolDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{dir: f}
+	if err := p.init(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *Pool) init() error {
+	names, err := listNames(p.dir)
+	if err != nil {
+		return fmt.Errorf("cannot make pool: %w", err)
+	}
+	if slices.Contains(names, nameState) {
+		return &ExistsError{"pool", p.Dir()}
+	}
+	// What an interrupted Init leaves may be there, nothing else.
+	for _, name := range names {
+		switch name {
+		case nameStateNew, nameLock, nameReserve:
+			continue
+		case dirBases, dirOverlays, dirBackups:
+			sub, err := p.openDir(name)
+			if err != nil {
+				return fmt.Errorf("cannot make pool: %w", err)
+			}
+			inside, err := listNames(sub)
+			sub.Close()
+			if err != nil {
+				return fmt.Errorf("cannot make pool: %w", err)
+			}
+			if len(inside) == 0 {
+				continue
+			}
+			return &NotPoolError{Dir: p.Dir(), Lost: true, Reason: name + " holds " + inside[0] + " but there is no state"}
+		}
+		return &NameError{"a new pool", p.Dir(), "the directory is not empty: it holds " + name}
+	}
+	if err := p.dir.Chmod(0o700); err != nil {
+		return fmt.Errorf("cannot make pool: %w", err)
+	}
+	for _, name := range []string{dirBases, dirOverlays, dirBackups} {
+		if err := unix.Mkdirat(int(p.dir.Fd()), name, 0o700); err != nil && err != unix.EEXIST {
+			return fmt.Errorf("cannot make pool: make %s/%s: %w", p.Dir(), name, err)
+		}
+	}
+	w, err := p.Lock(context.Background(), "init", 0)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	if err := w.MakeReserve(); err != nil {
+		return fmt.Errorf("cannot make pool: %w", err)
+	}
+	r := &Record{Format: Format, Pool: newUUID(), Next: 1}
+	if err := w.writeState(r, nil); err != nil {
+		return fmt.Errorf("cannot make pool: %w", err)
+	}
+	p.id = r.Pool
+	return nil
+}
+
+func newUUID() string {
+	var u btrfs.UUID
+	rand.Read(u[:]) // never fails
+	u[6] = u[6]&0x0f | 0x40
+	u[8] = u[8]&0x3f | 0x80
+	return u.String()
+}
+
+// openPoolDir opens a directory on btrfs by its absolute path.
+func openPoolDir(dir string) (*os.File, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open pool %s: %w", dir, err)
+	}
+	fd, err := unix.Open(abs, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOTDIR) {
+			return nil, &NotPoolError{Dir: abs, Reason: "there is no such directory"}
+		}
+		return nil, fmt.Errorf("open pool %s: %w", abs, err)
+	}
+	f := os.NewFile(uintptr(fd), abs)
+	is, typ, err := btrfs.IsBtrfs(f)
+	if err == nil && !is {
+		err = &NotBtrfsError{abs, typ}
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
 
 // Open opens a pool for reading; nothing is changed, not even after a crash. Errors:
 // *NotPoolError, *NotBtrfsError, *FormatError.
-func Open(dir string) (*Pool, error) { return nil, errTODO }
+func Open(dir string) (*Pool, error) {
+	f, err := openPoolDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{dir: f}
+	r, err := p.Record()
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	p.id = r.Pool
+	return p, nil
+}
 
-// OpenDamaged opens a pool whose state is lost or unreadable, for [Pool.Check] and
-// [Writer.Rebuild] only.
-func OpenDamaged(dir string) (*Pool, error) { return nil, errTODO }
+// OpenDamaged opens a pool whose state may be lost or unreadable, for [Pool.Check]
+// and [Writer.Rebuild]. A newer format is refused here too: *FormatError.
+func OpenDamaged(dir string) (*Pool, error) {
+	p, err := Open(dir)
+	var np *NotPoolError
+	if !errors.As(err, &np) || !np.Lost {
+		return p, err
+	}
+	f, err := openPoolDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	return &Pool{dir: f}, nil
+}
 
 // Close releases the handle.
-func (p *Pool) Close() error { return errTODO }
+func (p *Pool) Close() error { return p.dir.Close() }
 
 // Dir returns the pool's absolute path, for messages and for peers like mount(8).
-func (p *Pool) Dir() string { return "" }
+func (p *Pool) Dir() string { return p.dir.Name() }
 
-// ID returns the pool's UUID.
-func (p *Pool) ID() string { return "" }
+// ID returns the pool's UUID, "" if the state is damaged.
+func (p *Pool) ID() string { return p.id }
 
-// Record reads the state from disk.
-func (p *Pool) Record() (*Record, error) { return nil, errTODO }
+// Record reads the state from disk. Errors: *NotPoolError, *FormatError.
+func (p *Pool) Record() (*Record, error) {
+	data, err := p.readFile(nameState, maxState)
+	if errors.Is(err, os.ErrNotExist) {
+		// Init writes the state last, so a pool without it holds something only if it was lost.
+		for _, name := range []string{dirBases, dirOverlays} {
+			d, err := p.openDir(name)
+			if err != nil {
+				return nil, &NotPoolError{Dir: p.Dir()}
+			}
+			inside, err := listNames(d)
+			d.Close()
+			if err == nil && len(inside) > 0 {
+				return nil, &NotPoolError{Dir: p.Dir(), Lost: true, Reason: "there is no file state"}
+			}
+		}
+		return nil, &NotPoolError{Dir: p.Dir()}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read state of pool %s: %w", p.Dir(), err)
+	}
+	r, err := decodeRecord(data)
+	var newer errNewer
+	if errors.As(err, &newer) {
+		return nil, &FormatError{p.Dir(), int(newer), Format}
+	}
+	if err != nil {
+		return nil, &NotPoolError{Dir: p.Dir(), Lost: true, Reason: "the file state is damaged: " + err.Error()}
+	}
+	return r, nil
+}
 
-// Lock waits for the pool's lock up to wait (0: one attempt). what names the command
-// for those who find the pool busy. Error: *BusyError.
-func (p *Pool) Lock(ctx context.Context, what string, wait time.Duration) (*Writer, error) {
-	return nil, errTODO
+// readFile reads a file of the pool directory of at most limit bytes.
+func (p *Pool) readFile(name string, limit int64) ([]byte, error) {
+	return readAt(p.dir, name, limit)
+}
+
+func readAt(dir *os.File, name string, limit int64) ([]byte, error) {
+	fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir.Name() + "/" + name, Err: err}
+	}
+	f := os.NewFile(uintptr(fd), dir.Name()+"/"+name)
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(data)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", f.Name(), limit)
+	}
+	return data, err
+}
+
+// openDir opens a directory below the pool, name by name, never through a link.
+func (p *Pool) openDir(names ...string) (*os.File, error) {
+	dir := p.dir
+	for i, name := range names {
+		fd, err := unix.Openat(int(dir.Fd()), name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		path := dir.Name() + "/" + name
+		if i > 0 {
+			dir.Close()
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		dir = os.NewFile(uintptr(fd), path)
+	}
+	return dir, nil
+}
+
+// listNames lists a directory in the order of its names.
+func listNames(dir *os.File) ([]string, error) {
+	// A description of its own, as reading moves the offset.
+	fd, err := unix.Openat(int(dir.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: dir.Name(), Err: err}
+	}
+	d := os.NewFile(uintptr(fd), dir.Name())
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	slices.Sort(names)
+	return names, err
 }
 
 // OpenBase opens the root directory of a base.
-func (p *Pool) OpenBase(version string) (*os.File, error) { return nil, errTODO }
-
-// OpenOverlay opens the subvolume of an overlay (the directory that holds upper/ and work/).
-func (p *Pool) OpenOverlay(ref OverlayRef) (*os.File, error) { return nil, errTODO }
-
-// BasePath and OverlayPath return absolute paths for messages and for mount(8).
-func (p *Pool) BasePath(version string) string { return "" }
-
-// OverlayPath returns the path of the subvolume that holds upper/ and work/.
-func (p *Pool) OverlayPath(ref OverlayRef) string { return "" }
-
-// Space returns what the file system can take.
-func (p *Pool) Space() (btrfs.Space, error) { return btrfs.Space{}, errTODO }
-
-// CheckSpace fails with *NoSpaceError if data bytes of content and metadata bytes do not fit now.
-func (p *Pool) CheckSpace(what string, data, metadata uint64) error { return errTODO }
-
-// Hold keeps the subvolumes of a deployment from garbage collection until released.
-type Hold struct{}
-
-// Base returns the base's root directory; Overlays the subvolumes in the order of the
-// deployment's. They are closed by Release.
-func (h *Hold) Base() *os.File         { return nil }
-func (h *Hold) Overlays() []*os.File   { return nil }
-func (h *Hold) Deployment() Deployment { return Deployment{} }
-func (h *Hold) Release() error         { return nil }
-
-// Hold takes shared flocks on a deployment's subvolumes. They go when the process ends.
-func (p *Pool) Hold(d *Deployment) (*Hold, error) { return nil, errTODO }
-
-// BackupInfo is a backup of one overlay.
-type BackupInfo struct {
-	Overlay string
-	Name    string // time in UTC, "20261125T141503.123Z"; equal for overlays backed up together
-	Created time.Time
+func (p *Pool) OpenBase(version string) (*os.File, error) {
+	if err := checkVersion(version); err != nil {
+		return nil, err
+	}
+	return p.openDir(dirBases, version)
 }
 
-// Backups lists the backups of an overlay, of all if name is "", oldest first.
-func (p *Pool) Backups(overlay string) ([]BackupInfo, error) { return nil, errTODO }
-
-// OpenBackup opens the read-only snapshot. Error: *UnknownError.
-func (p *Pool) OpenBackup(overlay, name string) (*os.File, error) { return nil, errTODO }
-
-// BackupPath returns its absolute path.
-func (p *Pool) BackupPath(overlay, name string) string { return "" }
-
-// Finding is what Check found.
-type Finding struct {
-	Severity string // "note", "warning", "error"
-	What     string // subvolume or file, relative to the pool
-	Problem  string
-	Remedy   string
+// OpenOverlay opens the subvolume of an overlay, which holds upper/ and work/.
+func (p *Pool) OpenOverlay(ref OverlayRef) (*os.File, error) {
+	if _, _, ok := splitIncarnation(ref.Subvolume); !ok {
+		return nil, fmt.Errorf("overlay %q has no subvolume", ref.Name)
+	}
+	return p.openDir(dirOverlays, ref.Subvolume)
 }
 
-// Check examines the pool; deep also re-reads every base and compares its digest.
-func (p *Pool) Check(ctx context.Context, deep bool) ([]Finding, error) { return nil, errTODO }
+// BasePath returns the absolute path of a base, for messages and for mount(8).
+func (p *Pool) BasePath(version string) string { return filepath.Join(p.Dir(), dirBases, version) }
 
-// Writer holds the pool's lock.
-type Writer struct{ p *Pool }
-
-// Close releases the lock.
-func (w *Writer) Close() error { return nil }
-
-// Pool returns the pool.
-func (w *Writer) Pool() *Pool { return w.p }
-
-// Record reads the state from disk.
-func (w *Writer) Record() (*Record, error) { return nil, errTODO }
-
-// Commit lets fn change a fresh copy of the record, checks it and replaces the state.
-// On return without error the new state is on stable storage.
-func (w *Writer) Commit(ctx context.Context, fn func(*Record) error) (*Record, error) {
-	return nil, errTODO
+// OverlayPath returns the absolute path of the subvolume that holds upper/ and work/.
+func (p *Pool) OverlayPath(ref OverlayRef) string {
+	return filepath.Join(p.Dir(), dirOverlays, ref.Subvolume)
 }
 
-// Stage is a base being built: bases/<version>.partial, writable.
-type Stage struct{}
-
-// NewStage makes a stage: a snapshot of base fromBase, or empty if that is "".
-// What an earlier crash left of stages is removed. Errors: *ExistsError, *UnknownError, *NameError.
-func (w *Writer) NewStage(ctx context.Context, version, fromBase string) (*Stage, error) {
-	return nil, errTODO
+// ExclusiveSize returns how many bytes of content only this base uses: what removing
+// it would free. It takes seconds on large bases.
+func (p *Pool) ExclusiveSize(ctx context.Context, version string) (uint64, error) {
+	f, err := p.OpenBase(version)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	return btrfs.Exclusive(ctx, f)
 }
 
-// Root is the stage's root directory.
-func (s *Stage) Root() *os.File { return nil }
-
-// Version is the base's version.
-func (s *Stage) Version() string { return "" }
-
-// SealOptions describe the base for its record.
-type SealOptions struct {
-	Counter    uint64
-	Compatible string
-	Source     string
-	Pinned     bool
-	Received   btrfs.UUID
-	Jobs       int
-	Progress   func(done, total int64)
+// versions and names for UnknownError.
+func (r *Record) versions() []string {
+	var out []string
+	for _, b := range r.Bases {
+		out = append(out, b.Version)
+	}
+	return out
 }
 
-// Seal turns the stage into a base and records it. Durable on return. The digest is
-// read back from the read-only snapshot; if want is not "" and differs: *DigestError.
-// After an error the stage must still be discarded.
-func (s *Stage) Seal(ctx context.Context, want string, o SealOptions) (BaseInfo, error) {
-	return BaseInfo{}, errTODO
+func (r *Record) overlayNames() []string {
+	var out []string
+	for _, o := range r.Overlays {
+		out = append(out, o.Name)
+	}
+	return out
 }
 
-// Discard removes the stage; after Seal it does nothing.
-func (s *Stage) Discard() error { return nil }
-
-// ImportOptions shape an import.
-type ImportOptions struct {
-	Want       string // digest that must result, "" for any
-	Counter    uint64
-	Compatible string
-	Source     string
-	Jobs       int
-	Progress   func(phase string, done, total int64)
-	Extract    tree.ExtractOptions // tar only
+func (r *Record) deploymentIDs() []string {
+	var out []string
+	for _, d := range r.Deployments {
+		out = append(out, fmt.Sprint(d.ID))
+	}
+	return out
 }
-
-// ImportTree makes a base of a directory.
-func (w *Writer) ImportTree(ctx context.Context, version string, src *os.File, o ImportOptions) (BaseInfo, error) {
-	return BaseInfo{}, errTODO
-}
-
-// ImportTar makes a base of a tar archive.
-func (w *Writer) ImportTar(ctx context.Context, version string, r io.Reader, o ImportOptions) (BaseInfo, error) {
-	return BaseInfo{}, errTODO
-}
-
-// RemoveBase removes a base that no deployment names. Errors: *UnknownError, *InUseError.
-func (w *Writer) RemoveBase(ctx context.Context, version string) error { return errTODO }
-
-// AddOverlay defines an overlay; if there is a deployment, a new one with it becomes active.
-// Errors: *ExistsError, *NameError, *ClaimError.
-func (w *Writer) AddOverlay(ctx context.Context, def OverlayDef) (*Record, error) {
-	return nil, errTODO
-}
-
-// RemoveOverlay is its inverse; the subvolume stays until garbage collection.
-func (w *Writer) RemoveOverlay(ctx context.Context, name string) (*Record, error) {
-	return nil, errTODO
-}
-
-// FreshOverlay makes an empty incarnation of an overlay over the given base ("" is the
-// active deployment's). It is garbage until a deployment names it.
-func (w *Writer) FreshOverlay(ctx context.Context, def OverlayDef, base string) (OverlayRef, error) {
-	return OverlayRef{}, errTODO
-}
-
-// SnapshotOverlay makes a new incarnation with the content of another.
-func (w *Writer) SnapshotOverlay(ctx context.Context, ref OverlayRef) (OverlayRef, error) {
-	return OverlayRef{}, errTODO
-}
-
-// RestoreOverlay makes a new incarnation of def with the content of a backup.
-func (w *Writer) RestoreOverlay(ctx context.Context, def OverlayDef, b BackupInfo) (OverlayRef, error) {
-	return OverlayRef{}, errTODO
-}
-
-// Backup snapshots the named overlays of the active deployment; all or none of them
-// exist afterwards. Writers must be held off by the caller for one moment in time.
-func (w *Writer) Backup(ctx context.Context, overlays []string) ([]BackupInfo, error) {
-	return nil, errTODO
-}
-
-// RemoveBackup removes a backup.
-func (w *Writer) RemoveBackup(ctx context.Context, b BackupInfo) error { return errTODO }
-
-// DeployOptions shape [Writer.Deploy].
-type DeployOptions struct {
-	Trial          int // tries; 0 makes the deployment current at once
-	AllowDowngrade bool
-	KeepOverlays   bool // do not snapshot overlays that follow the base
-}
-
-// Deploy commits a new deployment: Base, Overlays (nil: those of the active one) and
-// Reason are taken from d. Overlays that follow the base are snapshotted if the base
-// changes. Durable on return. Errors: *UnknownError, *DowngradeError.
-func (w *Writer) Deploy(ctx context.Context, d Deployment, o DeployOptions) (*Record, error) {
-	return nil, errTODO
-}
-
-// EnsureDeployment makes the first deployment of what is there: the base baseHint, or
-// the newest, and all overlays. With a deployment it does nothing. Error: *UnknownError (no base).
-func (w *Writer) EnsureDeployment(ctx context.Context, baseHint string) (*Record, error) {
-	return nil, errTODO
-}
-
-// BootChoice is what a boot mounts.
-type BootChoice struct {
-	Deployment Deployment
-	Trial      bool
-	TriesLeft  int
-	FellBack   *Fallback // set if this boot gave a trial up
-}
-
-// Boot chooses the deployment to boot and counts a try down, durably on return.
-func (w *Writer) Boot(ctx context.Context) (BootChoice, error) { return BootChoice{}, errTODO }
-
-// MarkGood makes the trial current. Without a trial the current deployment is marked.
-func (w *Writer) MarkGood(ctx context.Context) (*Record, error) { return nil, errTODO }
-
-// Rollback goes back: id 0 ends the trial, or else takes the previous deployment.
-func (w *Writer) Rollback(ctx context.Context, id int, reason string) (*Record, error) {
-	return nil, errTODO
-}
-
-// Removed is something that garbage collection removed or would remove.
-type Removed struct {
-	Kind string // "base", "overlay", "deployment", "stage", "temporary"
-	Name string
-	Held bool // it stays: a view uses it
-}
-
-// Collect removes what no kept deployment names. With dryRun it only tells.
-func (w *Writer) Collect(ctx context.Context, dryRun bool) ([]Removed, error) { return nil, errTODO }
-
-// Garbage tells what Collect would remove.
-func (p *Pool) Garbage(ctx context.Context) ([]Removed, error) { return nil, errTODO }
-
-// Rebuild makes a new state from the subvolumes.
-func (w *Writer) Rebuild(ctx context.Context) (*Record, error) { return nil, errTODO }
-
-// ReleaseReserve gives the reserved space back to the file system, MakeReserve takes it again.
-func (w *Writer) ReleaseReserve() error { return errTODO }
-
-// MakeReserve takes as much of the reserve as fits.
-func (w *Writer) MakeReserve() error { return errTODO }

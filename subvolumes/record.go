@@ -1,7 +1,6 @@
 package subvolumes
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 )
@@ -77,6 +76,8 @@ type Deployment struct {
 	Reason   string       `json:"reason"` // "update 1-2.btrovl"
 	Parent   int          `json:"parent"` // what was active when it was made
 	Good     bool         `json:"good"`
+	// Downgrade says that it was allowed although its base's counter was too low.
+	Downgrade bool `json:"downgrade"`
 
 	extra extra
 }
@@ -103,9 +104,6 @@ type Fallback struct {
 
 	extra extra
 }
-
-// extra holds the members of a JSON object that this version does not know.
-type extra map[string]json.RawMessage
 
 // Active returns the deployment that a mount shows: the trial if there is one (its
 // last try included: with no tries left it stays active until the next boot), else

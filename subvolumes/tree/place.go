@@ -208,3 +208,25 @@ func isBtrfs(fd int) bool {
 	var st unix.Statfs_t
 	return unix.Fstatfs(fd, &st) == nil && uint32(st.Type) == unix.BTRFS_SUPER_MAGIC
 }
+
+// CopyMetadata gives dst the owner, mode, attributes and modification time of src,
+// but not the attributes of overlayfs ("trusted.overlay.*"), which speak of a place
+// and not of a file.
+func CopyMetadata(dst, src *os.File) error {
+	e, _, err := lstat(int(src.Fd()), "")
+	if err == nil {
+		var x xattrReader
+		e.Xattrs, err = x.read(int(src.Fd()), "")
+	}
+	if err != nil {
+		return fmt.Errorf("read metadata of %s: %w", src.Name(), err)
+	}
+	e.Xattrs = slices.DeleteFunc(e.Xattrs, func(x Xattr) bool { return strings.HasPrefix(x.Name, "trusted.overlay.") })
+	err = setMetadata(int(dst.Fd()), "", e)
+	runtime.KeepAlive(src)
+	runtime.KeepAlive(dst)
+	if err != nil {
+		return fmt.Errorf("set metadata of %s: %w", dst.Name(), err)
+	}
+	return nil
+}
