@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrovl/btrovl/subvolumes"
+	"github.com/btrovl/btrovl/subvolumes/btrfs"
+)
+
+func (a *app) baseCmd() *cobra.Command {
+	return group("base", "Bases: read-only versions of the system",
+		"A base is a read-only subvolume that holds one version of the system.",
+		a.baseImportCmd(), a.baseListCmd(), a.baseRemoveCmd())
+}
+
+// baseReport is one base in "base list --json".
+type baseReport struct {
+	subvolumes.BaseInfo
+	Exclusive   *int64 `json:"exclusive,omitempty"` // bytes that only this base uses
+	Deployments []int  `json:"deployments"`         // that name it
+}
+
+func (a *app) baseListCmd() *cobra.Command {
+	var fast bool
+	c := a.reports(command("list", "List the bases",
+		manual{
+			effect:  "Lists every base with its digest, its size, how much of it no other subvolume\nshares (what removing it would free), and the deployments that use it.",
+			exits:   poolExits(),
+			example: "btrovl base list\nbtrovl base list --json --no-exclusive",
+		}, cobra.NoArgs,
+		func(ctx context.Context, args []string) error {
+			return a.read(func(p *subvolumes.Pool, r *subvolumes.Record) error {
+				out := []baseReport{}
+				for _, b := range r.Bases {
+					rep := baseReport{BaseInfo: b, Deployments: []int{}}
+					for _, d := range r.Deployments {
+						if d.Base == b.Version {
+							rep.Deployments = append(rep.Deployments, d.ID)
+						}
+					}
+					if !fast {
+						n, err := exclusive(ctx, p, b.Version)
+						if err != nil {
+							return err
+						}
+						rep.Exclusive = &n
+					}
+					out = append(out, rep)
+				}
+				return a.report(map[string]any{"bases": out}, func(w io.Writer) { basesText(w, r, out) })
+			})
+		}))
+	c.Flags().BoolVar(&fast, "no-exclusive", false, "do not measure the exclusive size, which reads every extent")
+	return c
+}
+
+func exclusive(ctx context.Context, p *subvolumes.Pool, version string) (int64, error) {
+	f, err := p.OpenBase(version)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	n, err := btrfs.Exclusive(ctx, f)
+	return int64(n), err
+}
+
+func basesText(w io.Writer, r *subvolumes.Record, list []baseReport) {
+	fmt.Fprintln(w, "VERSION\tDIGEST\tFILES\tSIZE\tEXCLUSIVE\tDEPLOYMENTS\tFROM")
+	for _, b := range list {
+		excl := "-"
+		if b.Exclusive != nil {
+			excl = size(*b.Exclusive)
+		}
+		var used []string
+		for _, id := range b.Deployments {
+			s := fmt.Sprint(id)
+			if roles := r.Roles(id); len(roles) > 0 {
+				s += " (" + strings.Join(roles, ", ") + ")"
+			}
+			used = append(used, s)
+		}
+		fmt.Fprintf(w, "%s\t%.16s…\t%d\t%s\t%s\t%s\t%s\n", b.Version, b.Digest, b.Files, size(b.Bytes), excl,
+			orDash(strings.Join(used, ", ")), orDash(b.Source))
+	}
+}
+
+func (a *app) baseRemoveCmd() *cobra.Command {
+	return command("remove VERSION", "Remove a base that no deployment uses",
+		manual{
+			effect:  "Removes the base. One that a deployment names, or that a mounted view still shows,\nis refused.",
+			durable: "the record no longer names the base before its subvolume is deleted.",
+			exits:   poolExits(codeUnknown),
+			example: "btrovl base remove 1",
+		}, cobra.ExactArgs(1),
+		func(ctx context.Context, args []string) error {
+			return a.write(ctx, "base remove "+args[0], func(p *subvolumes.Pool, w *subvolumes.Writer) error {
+				if err := w.RemoveBase(ctx, args[0]); err != nil {
+					return err
+				}
+				a.say("removed base %s", args[0])
+				return nil
+			})
+		})
+}

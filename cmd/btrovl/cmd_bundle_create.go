@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/delta"
+	"github.com/btrovl/btrovl/delta/bundle"
+)
+
+// createFlags are those of "bundle create".
+type createFlags struct {
+	from                    []string
+	to, key, output         string
+	compatible, compression string
+	memory, spool           string
+	counter                 uint64
+	jobs                    int
+	addKeys, revokeKeys     []string
+	files                   bool
+	password                passwordFlags
+}
+
+func (a *app) bundleCreateCmd() *cobra.Command {
+	var f createFlags
+	c := a.long(a.reports(command("create --to B --key NAME.key -o FILE", "Make and sign a bundle",
+		manual{
+			effect: `Makes a bundle that turns any of the --from bases into --to; without --from a full one,
+for first installations. A base is a version in the pool, or VERSION=PATH with a directory
+or a tar archive, for which no pool and no btrfs is needed. The bundle is applied to a
+scratch copy and the result's digest compared before it is signed.`,
+			durable: "the file has its name only when it is complete and on stable storage.",
+			exits:   poolExits(codeUnknown, codeSpace, codeSignature, codeDigest),
+			example: "btrovl bundle create --from 1 --to 2 --key vendor.key -o 1-2.btrovl\nbtrovl bundle create --from 1 --from 2 --to 3 --key vendor.key -o to-3.btrovl\nbtrovl bundle create --from 1=tree1 --to 2=tree2.tar.xz --key vendor.key -o 1-2.btrovl",
+		}, cobra.NoArgs,
+		func(ctx context.Context, args []string) (err error) {
+			if f.to == "" || f.key == "" || f.output == "" {
+				return usagef("--to, --key and --output are needed")
+			}
+			pr, err := a.progress("bundle create")
+			if err != nil {
+				return err
+			}
+			defer func() { pr.finish(err) }()
+			return a.bundleCreate(ctx, f, pr)
+		})))
+	fl := c.Flags()
+	fl.SortFlags = false
+	fl.StringSliceVar(&f.from, "from", nil, "a base that devices have (several times for several)")
+	fl.StringVar(&f.to, "to", "", "the base that they get")
+	fl.StringVar(&f.key, "key", "", "the secret key that signs")
+	fl.StringVarP(&f.output, "output", "o", "", "the file to write, - for standard output")
+	fl.StringVar(&f.compatible, "compatible", "", "only for devices of this kind")
+	fl.Uint64Var(&f.counter, "counter", 0, "number against downgrades (default: that of the --to base)")
+	fl.StringVar(&f.compression, "compression", string(delta.Best), "best (smallest) or fast")
+	fl.StringVar(&f.memory, "memory", "normal", "memory that applying may take: normal (128 MiB), low (64 MiB), or MiB")
+	fl.IntVar(&f.jobs, "jobs", 0, "files worked on at once (default: one per processor)")
+	fl.StringVar(&f.spool, "spool", "", "directory for temporary files (default: TMPDIR or /tmp)")
+	fl.StringSliceVar(&f.addKeys, "add-key", nil, "a public key file that devices trust from this update on")
+	fl.StringSliceVar(&f.revokeKeys, "revoke-key", nil, "id of a key that devices never trust again")
+	fl.BoolVar(&f.files, "files", false, "report how every file travels")
+	f.password.add(c)
+	return c
+}
+
+// options turns flags into what delta wants, but for the trees.
+func (f *createFlags) options(t *tui) (delta.MakeOptions, error) {
+	o := delta.MakeOptions{Compatible: f.compatible, Counter: f.counter, CreatedBy: "btrovl " + versionString(),
+		Compression: delta.Compression(f.compression), Jobs: f.jobs, Spool: f.spool, RevokeKeys: split(f.revokeKeys)}
+	if o.Compression != delta.Best && o.Compression != delta.Fast {
+		return o, usagef("--compression %q is neither best nor fast", f.compression)
+	}
+	switch f.memory {
+	case "normal":
+		o.Memory = delta.DefaultMemory
+	case "low":
+		o.Memory = delta.LowMemory
+	default:
+		var n int64
+		if _, err := fmt.Sscanf(f.memory, "%d", &n); err != nil || n < 16 || n > 1<<20 {
+			return o, usagef("--memory %q is not normal, low, or a number of MiB from 16 on", f.memory)
+		}
+		o.Memory = n << 20
+	}
+	for _, path := range split(f.addKeys) {
+		line, err := publicLine(path)
+		if err != nil {
+			return o, err
+		}
+		o.AddKeys = append(o.AddKeys, line)
+	}
+	key, err := f.signer(t)
+	o.Sign = key
+	return o, err
+}
+
+// signer reads the secret key and, if it is encrypted, its password.
+func (f *createFlags) signer(t *tui) (bundle.Signer, error) {
+	locked, err := bundle.Encrypted(f.key)
+	if err != nil {
+		return nil, coded(codeUsage, fmt.Errorf("cannot read the key: %w", err), "make one with: btrovl bundle keygen NAME")
+	}
+	var password string
+	if locked {
+		if password, err = f.password.read(t, "password of "+f.key+": ", false); err != nil {
+			return nil, err
+		}
+	}
+	key, err := bundle.ReadPrivateKey(f.key, password)
+	if err != nil {
+		return nil, coded(codeSignature, err, "the secret half is the file that ends in .key")
+	}
+	return key, nil
+}
+
+func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) error {
+	o, err := f.options(&a.tui)
+	if err != nil {
+		return err
+	}
+	trees := &makeTrees{app: a, spool: f.spool}
+	defer trees.Close()
+	if err := trees.open(ctx, f, &o); err != nil {
+		return err
+	}
+	o.Progress = pr.start("make")
+	var report *delta.Report
+	err = a.output(f.output, func(w io.Writer) (err error) {
+		report, err = delta.Make(ctx, w, o)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("cannot make %s: %w", f.output, err)
+	}
+	pr.stop()
+	for _, w := range report.Warnings {
+		a.warn("%s", w)
+	}
+	if f.output != "-" {
+		a.say("%s: %s, from %s to base %s", f.output, size(report.Size), fromText(report.Manifest), report.Manifest.To.Version)
+	}
+	if !f.files {
+		report.Files = nil
+	}
+	if a.json {
+		return a.report(newCreateReport(f.output, report), nil)
+	}
+	return nil
+}
+
+func fromText(m *bundle.Manifest) string {
+	if len(m.From) == 0 {
+		return "nothing (a full bundle)"
+	}
+	var s []string
+	for _, b := range m.From {
+		s = append(s, "base "+b.Version)
+	}
+	return strings.Join(s, " or ")
+}
+
+// createReport is "bundle create --json".
+type createReport struct {
+	File     string           `json:"file"`
+	Size     int64            `json:"size"`
+	Manifest *bundle.Manifest `json:"manifest"`
+	Streams  []streamReport   `json:"streams"`
+	Files    []delta.FileInfo `json:"files,omitempty"`
+	Warnings []string         `json:"warnings"`
+	PeakRSS  int64            `json:"peak_rss"` // bytes of memory that making took
+}
+
+type streamReport struct {
+	Name       string `json:"name"`
+	Raw        int64  `json:"raw"`
+	Compressed int64  `json:"compressed"`
+}
+
+func newCreateReport(file string, r *delta.Report) createReport {
+	out := createReport{File: file, Size: r.Size, Manifest: r.Manifest, Streams: []streamReport{}, Files: r.Files,
+		Warnings: append([]string{}, r.Warnings...)}
+	for _, s := range r.Streams {
+		out.Streams = append(out.Streams, streamReport(s))
+	}
+	var u unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &u) == nil {
+		out.PeakRSS = int64(u.Maxrss) << 10
+	}
+	return out
+}

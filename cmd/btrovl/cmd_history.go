@@ -1,0 +1,51 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrovl/btrovl/subvolumes"
+)
+
+// historyEntry is a deployment in "history --json".
+type historyEntry struct {
+	subvolumes.Deployment
+	Roles []string `json:"roles"`
+}
+
+func (a *app) historyCmd() *cobra.Command {
+	return a.reports(command("history", "The deployments that are kept, and the fallbacks",
+		manual{
+			effect:  "Lists the deployments, newest first, with their roles and why each was made, then\nthe fallbacks: trials that ended without being marked good.",
+			exits:   poolExits(),
+			example: "btrovl history",
+		}, cobra.NoArgs,
+		func(ctx context.Context, args []string) error {
+			return a.read(func(p *subvolumes.Pool, r *subvolumes.Record) error {
+				list := []historyEntry{}
+				for _, d := range slices.Backward(r.Deployments) {
+					list = append(list, historyEntry{d, append([]string{}, r.Roles(d.ID)...)})
+				}
+				fallbacks := append([]subvolumes.Fallback{}, r.Fallbacks...)
+				return a.report(map[string]any{"deployments": list, "fallbacks": fallbacks}, func(w io.Writer) {
+					fmt.Fprintln(w, "DEPLOYMENT\tBASE\tMADE\tROLES\tOVERLAYS\tREASON")
+					for _, d := range list {
+						var subs []string
+						for _, o := range d.Overlays {
+							subs = append(subs, orDash(o.Subvolume))
+						}
+						fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.Base, when(d.Created),
+							orDash(strings.Join(d.Roles, ", ")), orDash(strings.Join(subs, " ")), d.Reason)
+					}
+					for _, f := range slices.Backward(fallbacks) {
+						fmt.Fprintf(w, "fell back\tfrom %d to %d\t%s\t\t\t%s\n", f.Deployment, f.To, when(f.Time), f.Reason)
+					}
+				})
+			})
+		}))
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/btrovl/btrovl/reset"
+	"github.com/btrovl/btrovl/subvolumes"
+)
+
+func (a *app) resetCmd() *cobra.Command {
+	var o reset.Options
+	var f switchFlags
+	var yes bool
+	c := a.reports(command("reset", "Factory reset: empty overlays, but for those to keep",
+		manual{
+			effect: `Makes a new deployment whose overlays are empty, but for the kept ones, which stay
+byte for byte. With --to-factory the base becomes the factory's too. Nothing is
+deleted: "btrovl rollback" undoes the reset, until garbage collection takes the old
+deployment. Mounted views switch at once; the one that is / at the next boot, unless
+--now. Works on a full disk. Asks on a terminal; elsewhere it needs --yes.`,
+			durable: "the new deployment is on stable storage before any view shows it.",
+			exits:   poolExits(codeUnknown, codeSpace, codeViews, codeDeclined),
+			example: "btrovl reset --keep data\nbtrovl reset --keep data --keep wifi --yes\nbtrovl reset --to-factory --yes",
+		}, cobra.NoArgs,
+		func(ctx context.Context, args []string) error {
+			o.Keep = split(o.Keep)
+			return a.write(ctx, "reset", func(p *subvolumes.Pool, w *subvolumes.Writer) error {
+				if err := a.confirmReset(w, o, yes); err != nil {
+					return err
+				}
+				var r *subvolumes.Record
+				list, err := a.deploy(ctx, p, f, false, func() (err error) {
+					r, err = reset.Reset(ctx, w, o)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return a.finishDeploy(r, list, fmt.Sprintf("reset: deployment %d (base %s); undo it with: btrovl rollback", r.Active().ID, r.Active().Base))
+			})
+		}))
+	c.Flags().StringSliceVar(&o.Keep, "keep", nil, "an overlay that stays as it is (several times for several)")
+	c.Flags().BoolVar(&o.ToFactory, "to-factory", false, "also go back to the base that the machine was delivered with")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	f.add(c, true)
+	return c
+}
+
+// confirmReset checks the names, so that a typing error is told before the
+// question, and asks.
+func (a *app) confirmReset(w *subvolumes.Writer, o reset.Options, yes bool) error {
+	r, err := w.Record()
+	if err != nil {
+		return err
+	}
+	for _, name := range o.Keep {
+		if err := knownOverlay(r, name); err != nil {
+			return err
+		}
+	}
+	var wiped []string
+	if d := r.Active(); d != nil {
+		for _, ref := range d.Overlays {
+			if !slices.Contains(o.Keep, ref.Name) {
+				wiped = append(wiped, ref.Name)
+			}
+		}
+	}
+	what := "Empty the overlays " + strings.Join(wiped, ", ")
+	if len(wiped) == 0 {
+		what = "Make a new deployment (every overlay is kept)"
+	}
+	return a.confirm(yes, "%s?", what)
+}
