@@ -58,12 +58,15 @@ func ActorMain() {
 	os.Exit(0)
 }
 
-// actor is the state of an actor process.
+// actor is the state of an actor process. Its target is its root directory too, so
+// that "..", symlinks and mistakes never lead out of it.
 type actor struct {
-	user User
-	root int            // descriptor of the target's root, -1 before the first "root"
-	path string         // of the root
-	fd   [slots + 1]int // by slot, -1 is closed; slot 0 stands for the root
+	user    User
+	machine int            // the machine's root directory
+	procfd  int            // /proc/self/fd, which the chroot hides
+	root    int            // the target's root
+	path    string         // of that
+	fd      [slots + 1]int // by slot, -1 is closed; slot 0 is not used
 }
 
 func actorLoop(u User, in io.Reader, out io.Writer) error {
@@ -71,6 +74,13 @@ func actorLoop(u User, in io.Reader, out io.Writer) error {
 	a := &actor{user: u, root: -1}
 	for i := range a.fd {
 		a.fd[i] = -1
+	}
+	var err error
+	if a.machine, err = unix.Open("/", unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0); err != nil {
+		return err
+	}
+	if a.procfd, err = unix.Open("/proc/self/fd", unix.O_DIRECTORY|unix.O_CLOEXEC|unix.O_PATH, 0); err != nil {
+		return err
 	}
 	unix.Umask(u.Umask)
 	r := bufio.NewReaderSize(in, 1<<16)
@@ -101,6 +111,9 @@ func (a *actor) setRoot(path string) error {
 	if err := errors.Join(syscall.Setresuid(0, 0, 0), syscall.Setresgid(0, 0, 0)); err != nil {
 		return err
 	}
+	if err := a.leave(); err != nil {
+		return err
+	}
 	if a.root >= 0 {
 		unix.Close(a.root)
 	}
@@ -109,16 +122,18 @@ func (a *actor) setRoot(path string) error {
 		return err
 	}
 	a.path = path
-	if err := unix.Fchdir(a.root); err != nil {
+	if err := errors.Join(unix.Fchdir(a.root), unix.Chroot(".")); err != nil {
 		return err
 	}
 	u := a.user
 	if err := errors.Join(syscall.Setgroups(u.Groups), syscall.Setresgid(u.GID, u.GID, 0), syscall.Setresuid(u.UID, u.UID, 0)); err != nil {
 		return err
 	}
-	// A change of user makes /proc/self root's.
-	return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0)
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0) // a change of user makes /proc/self root's
 }
+
+// leave makes the machine's root directory the actor's again.
+func (a *actor) leave() error { return errors.Join(unix.Fchdir(a.machine), unix.Chroot(".")) }
 
 func (a *actor) reset() {
 	for i, fd := range a.fd {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,146 +23,186 @@ const (
 	big     = "big"    // larger than one request
 )
 
-// MakeBase fills an empty directory with a tree that the seed decides: every type of
-// file, hard links across directories, set-id bits, sticky and set-gid directories,
-// ACLs, xattrs, capabilities, sparse files, names of 255 bytes. It needs root.
-func MakeBase(dir string, seed uint64) error {
-	b := &baseMaker{r: rand.New(rand.NewPCG(seed, 1)), dir: dir}
+// kind is what an entry is, as far as the generator cares.
+type kind int
+
+const (
+	none kind = iota
+	file
+	directory
+	symlink
+	other // FIFO, socket, device
+)
+
+// entry is one entry of a base tree.
+type entry struct {
+	path   string
+	kind   kind
+	mode   uint32 // with the type
+	user   User
+	size   int64
+	seed   uint32 // of the content
+	holes  bool   // the content is data, hole, data, hole
+	target string // of a symlink, or the first name of a hard link
+	xattrs map[string][]byte
+	time   int64
+}
+
+// planBase decides a tree, parents before children: every type of file, hard
+// links across directories, set-id bits, sticky and set-gid directories, ACLs, xattrs,
+// capabilities, sparse files, names of 255 bytes.
+func planBase(seed uint64) []entry {
+	p := &planner{r: rand.New(rand.NewPCG(seed, 1))}
 	for _, name := range names {
-		b.entry(name, 0)
+		p.entry(name, 0)
 	}
-	b.file(program, 0o755, nil)
-	prog, err := os.ReadFile("/bin/true")
-	b.note(err)
-	b.note(os.WriteFile(b.abs(program), prog, 0o755))
-	b.file(sparse, 0o644, func(f *os.File) {
-		f.WriteAt(pattern(3, 4096), 8192)
-		f.WriteAt(pattern(4, 4096), 1<<20)
-		f.Truncate(2 << 20)
-	})
-	b.file(big, 0o666, func(f *os.File) { f.WriteAt(pattern(5, 3<<20+17), 0) })
-	// Last, because every creation above touches its directory.
-	for _, p := range b.all {
-		b.times(p)
-	}
-	b.times("")
-	return b.err
+	p.add(entry{path: program, kind: file, mode: unix.S_IFREG | 0o755})
+	p.add(entry{path: sparse, kind: file, mode: unix.S_IFREG | 0o644, size: 2 << 20, seed: 3, holes: true})
+	p.add(entry{path: big, kind: file, mode: unix.S_IFREG | 0o666, size: 3<<20 + 17, seed: 5})
+	return p.all
 }
 
-type baseMaker struct {
-	r     *rand.Rand
-	dir   string
-	files []string
-	all   []string
-	err   error
+type planner struct {
+	r   *rand.Rand
+	all []entry
 }
 
-func (b *baseMaker) abs(rel string) string { return filepath.Join(b.dir, rel) }
-
-func (b *baseMaker) note(err error) {
-	if err != nil && b.err == nil {
-		b.err = fmt.Errorf("cannot make the base tree: %w", err)
-	}
+func (p *planner) add(e entry) {
+	e.time = int64(1e8 + p.r.IntN(1e8))
+	p.all = append(p.all, e)
 }
 
-func (b *baseMaker) entry(rel string, depth int) {
-	abs := b.abs(rel)
-	kind := b.r.IntN(100)
-	if depth >= 3 && kind < 45 {
-		kind = 45 + kind
+func (p *planner) entry(path string, depth int) {
+	r := p.r
+	e := entry{path: path, user: Users[r.IntN(len(Users))], xattrs: map[string][]byte{}}
+	n := r.IntN(100)
+	if depth == 0 && path <= "b" {
+		n = 44 // some directories there are always
+	} else if depth >= 3 && n >= 12 && n < 45 {
+		n += 33
 	}
 	switch {
-	case kind < 12:
-		return // nothing there: names are missing too
-	case kind < 45:
-		mode := []os.FileMode{0o755, 0o755, 0o777, 0o775, 0o700, 0o750, 0o555}[b.r.IntN(7)]
-		b.note(os.Mkdir(abs, 0o700))
-		b.all = append(b.all, rel)
-		b.owner(rel)
-		for _, name := range names {
-			b.entry(rel+"/"+name, depth+1)
-		}
-		m := uint32(mode)
-		switch b.r.IntN(6) {
+	case n < 12:
+		return // names are missing too
+	case n < 45:
+		e.kind, e.mode = directory, []uint32{0o755, 0o755, 0o777, 0o775, 0o700, 0o750, 0o555}[r.IntN(7)]|unix.S_IFDIR
+		switch r.IntN(6) {
 		case 0:
-			m |= unix.S_ISVTX
+			e.mode |= unix.S_ISVTX
 		case 1:
-			m |= unix.S_ISGID
+			e.mode |= unix.S_ISGID
 		}
-		b.note(unix.Chmod(abs, m))
-		if b.r.IntN(6) == 0 {
-			b.xattr(rel, "system.posix_acl_default", randomACL(b.r))
+		if r.IntN(6) == 0 {
+			e.xattrs["system.posix_acl_default"] = randomACL(r)
 		}
-		if b.r.IntN(6) == 0 {
-			b.xattr(rel, "system.posix_acl_access", randomACL(b.r))
+		if r.IntN(6) == 0 {
+			e.xattrs["system.posix_acl_access"] = randomACL(r)
 		}
-	case kind < 78:
-		if len(b.files) > 0 && b.r.IntN(5) == 0 {
-			b.note(os.Link(b.abs(b.files[b.r.IntN(len(b.files))]), abs))
-			b.files = append(b.files, rel)
-			return
+		p.add(e)
+		for _, name := range names {
+			p.entry(path+"/"+name, depth+1)
 		}
-		mode := []uint32{0o644, 0o644, 0o666, 0o664, 0o600, 0o400, 0, 0o755, 0o4755, 0o2755, 0o6711}[b.r.IntN(11)]
-		b.file(rel, mode, func(f *os.File) {
-			f.Write(pattern(b.r.Uint32()|1, []int64{0, 10, 2000, 4096, 5000, 70000, 200000}[b.r.IntN(7)]))
-		})
-	case kind < 88:
-		target := []string{"a", "b/c", "../a", "nowhere", ".", "..", "e/d/b", names[len(names)-1], "self"}[b.r.IntN(9)]
-		if target == "self" {
-			target = filepath.Base(rel)
-		}
-		b.note(os.Symlink(target, abs))
-		b.all = append(b.all, rel)
-		b.owner(rel)
-	case kind < 92:
-		b.note(unix.Mkfifo(abs, 0o644))
-		b.all = append(b.all, rel)
-	case kind < 95:
-		b.note(unix.Mknod(abs, unix.S_IFSOCK|0o644, 0))
-		b.all = append(b.all, rel)
-	default:
-		b.note(unix.Mknod(abs, unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
-		b.all = append(b.all, rel)
-	}
-}
-
-func (b *baseMaker) file(rel string, mode uint32, fill func(*os.File)) {
-	f, err := os.OpenFile(b.abs(rel), os.O_CREATE|os.O_WRONLY, 0o600)
-	b.note(err)
-	if err != nil {
 		return
+	case n < 78:
+		e.kind = file
+		if first := p.all[r.IntN(max(len(p.all), 1))]; r.IntN(4) == 0 && first.kind == file && first.target == "" {
+			e.target = first.path
+			break
+		}
+		e.mode = []uint32{0o644, 0o644, 0o666, 0o664, 0o600, 0o400, 0, 0o755, 0o4755, 0o2755, 0o6711}[r.IntN(11)] | unix.S_IFREG
+		e.size, e.seed = []int64{0, 10, 2000, 4096, 5000, 70000, 200000}[r.IntN(7)], r.Uint32()|1
+		switch r.IntN(8) {
+		case 0:
+			e.xattrs["user.u"] = []byte("value")
+		case 1:
+			e.xattrs["trusted.t"] = pattern(7, 100)
+		case 2:
+			e.xattrs["security.capability"] = capability
+		case 3:
+			e.xattrs["system.posix_acl_access"] = randomACL(r)
+		}
+	case n < 88:
+		e.kind, e.mode = symlink, unix.S_IFLNK
+		e.target = []string{"a", "b/c", "../a", "nowhere", ".", "..", "/c", "e/d/b", names[len(names)-1], filepath.Base(path)}[r.IntN(10)]
+	default:
+		e.kind, e.mode = other, []uint32{unix.S_IFIFO, unix.S_IFSOCK, unix.S_IFCHR}[r.IntN(3)]|0o666
 	}
-	if fill != nil {
-		fill(f)
-	}
-	b.note(f.Close())
-	b.files, b.all = append(b.files, rel), append(b.all, rel)
-	b.owner(rel)
-	b.note(unix.Chmod(b.abs(rel), mode)) // after chown, which clears set-id bits
-	switch b.r.IntN(8) {
-	case 0:
-		b.xattr(rel, "user.u", []byte("value"))
-	case 1:
-		b.xattr(rel, "trusted.t", pattern(7, 100))
-	case 2:
-		b.xattr(rel, "security.capability", capability)
-	case 3:
-		b.xattr(rel, "system.posix_acl_access", randomACL(b.r))
-	}
+	p.add(e)
 }
 
-func (b *baseMaker) owner(rel string) {
-	u := Users[b.r.IntN(len(Users))]
-	b.note(os.Lchown(b.abs(rel), u.UID, u.GID))
+// MakeBase fills an empty directory with the tree of a seed. It needs root.
+func MakeBase(dir string, seed uint64) error {
+	plan := planBase(seed)
+	for _, e := range plan {
+		if err := e.create(dir); err != nil {
+			return fmt.Errorf("cannot make the base tree: %w", err)
+		}
+	}
+	// Last, because every creation touches its directory.
+	for _, e := range append(plan, entry{time: 1e8}) {
+		ts := timespec(e.time)
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, filepath.Join(dir, e.path), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return fmt.Errorf("cannot make the base tree: %w", err)
+		}
+	}
+	return nil
 }
 
-func (b *baseMaker) xattr(rel, name string, value []byte) {
-	b.note(unix.Lsetxattr(b.abs(rel), name, value, 0))
+func (e *entry) create(dir string) error {
+	abs := filepath.Join(dir, e.path)
+	var err error
+	switch {
+	case e.kind == file && e.target != "":
+		return os.Link(filepath.Join(dir, e.target), abs)
+	case e.kind == file:
+		err = e.fill(abs)
+	case e.kind == directory:
+		err = os.Mkdir(abs, 0o700)
+	case e.kind == symlink:
+		err = os.Symlink(e.target, abs)
+	default:
+		err = unix.Mknod(abs, e.mode, int(unix.Mkdev(1, 3)))
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Lchown(abs, e.user.UID, e.user.GID); err != nil {
+		return err
+	}
+	if e.kind != symlink { // after chown, which clears set-id bits
+		if err := unix.Chmod(abs, e.mode&0o7777); err != nil {
+			return err
+		}
+	}
+	for name, value := range e.xattrs {
+		if err := unix.Lsetxattr(abs, name, value, 0); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-func (b *baseMaker) times(rel string) {
-	ts := timespec(int64(1e8 + b.r.IntN(1e8)))
-	b.note(unix.UtimesNanoAt(unix.AT_FDCWD, b.abs(rel), []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+func (e *entry) fill(abs string) error {
+	f, err := os.OpenFile(abs, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	switch {
+	case e.path == program:
+		_, err = f.Write(trueELF(runtime.GOARCH))
+		return err
+	case e.holes:
+		if _, err := f.WriteAt(pattern(e.seed, 4096), 8192); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(pattern(e.seed+1, 4096), 1<<20); err != nil {
+			return err
+		}
+		return f.Truncate(e.size)
+	}
+	_, err = f.Write(pattern(e.seed, e.size))
+	return err
 }
 
 // capability is cap_net_raw=ep, as setcap writes it.
@@ -179,13 +220,47 @@ func acl(entries ...[3]uint32) []byte {
 }
 
 func randomACL(r *rand.Rand) []byte {
-	const none = 0xffffffff
+	const nobody = 0xffffffff
 	p := func() uint32 { return uint32(r.IntN(8)) }
 	return acl(
-		[3]uint32{0x01, p() | 4, none},        // owner
-		[3]uint32{0x02, p(), 1001},            // a user
-		[3]uint32{0x04, p(), none},            // owning group
-		[3]uint32{0x08, p(), 2000},            // a group
-		[3]uint32{0x10, 7 &^ (p() & 2), none}, // mask
-		[3]uint32{0x20, p(), none})            // others
+		[3]uint32{0x01, p() | 4, nobody},        // owner
+		[3]uint32{0x02, p(), 1001},              // a user
+		[3]uint32{0x04, p(), nobody},            // owning group
+		[3]uint32{0x08, p(), 2000},              // a group
+		[3]uint32{0x10, 7 &^ (p() & 2), nobody}, // mask
+		[3]uint32{0x20, p(), nobody})            // others
+}
+
+// trueELF is the smallest static program that ends with success: one needs no
+// other file to run, and the actors' chroots have none. Nil where it is not known.
+func trueELF(arch string) []byte {
+	var machine uint16
+	var code []byte
+	switch arch {
+	case "amd64":
+		machine, code = 62, []byte{0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05} // xor edi,edi; mov eax,60; syscall
+	case "arm64":
+		machine, code = 183, []byte{0x00, 0x00, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4} // mov x0,#0; mov x8,#93; svc 0
+	default:
+		return nil
+	}
+	const base, header = 0x400000, 64 + 56
+	le := binary.LittleEndian
+	b := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
+	b = le.AppendUint16(b, 2) // executable
+	b = le.AppendUint16(b, machine)
+	b = le.AppendUint32(b, 1)
+	b = le.AppendUint64(b, base+header) // entry
+	b = le.AppendUint64(b, 64)          // program headers
+	b = le.AppendUint64(b, 0)
+	b = le.AppendUint32(b, 0)
+	for _, v := range []uint16{64, 56, 1, 0, 0, 0} {
+		b = le.AppendUint16(b, v)
+	}
+	b = le.AppendUint32(b, 1) // PT_LOAD
+	b = le.AppendUint32(b, 5) // r-x
+	for _, v := range []uint64{0, base, base, header + uint64(len(code)), header + uint64(len(code)), 4096} {
+		b = le.AppendUint64(b, v)
+	}
+	return append(b, code...)
 }

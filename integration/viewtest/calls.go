@@ -7,10 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"os/exec"
 	"sort"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -90,7 +90,7 @@ var callTable = map[string]func(a *actor, o *Op) (Result, error){
 		return Result{}, unix.Linkat(a.dir(o.Dir), o.Path, a.dir(o.Dir2), o.Path2, o.Flags)
 	},
 	"flink": func(a *actor, o *Op) (Result, error) { // FD Dir2 Path2: gives an O_TMPFILE file, or an open one, a name
-		return Result{}, unix.Linkat(unix.AT_FDCWD, "/proc/self/fd/"+strconv.Itoa(a.slot(o.FD)), a.dir(o.Dir2), o.Path2, unix.AT_SYMLINK_FOLLOW)
+		return Result{}, unix.Linkat(a.procfd, strconv.Itoa(a.slot(o.FD)), a.dir(o.Dir2), o.Path2, unix.AT_SYMLINK_FOLLOW)
 	},
 	"symlink": func(a *actor, o *Op) (Result, error) { return Result{}, unix.Symlinkat(o.Path, a.dir(o.Dir2), o.Path2) }, // Path (target) Dir2 Path2
 	"readlink": func(a *actor, o *Op) (Result, error) { // Dir Path
@@ -199,6 +199,9 @@ var callTable = map[string]func(a *actor, o *Op) (Result, error){
 	"tree": func(a *actor, o *Op) (Result, error) { // the whole target, see Tree
 		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		defer cancel()
+		if err := a.leave(); err != nil { // Tree needs /proc
+			return Result{}, err
+		}
 		m, err := Tree(ctx, a.path)
 		if err != nil {
 			return Result{}, err
@@ -314,13 +317,26 @@ func when(ts unix.Timespec) string {
 	return fmt.Sprintf("%d.%d", ts.Sec, ts.Nsec)
 }
 
-// atPath calls f with a path for calls that have no -at form.
+// atPath calls f with a path for calls that have no -at form, in the directory
+// that the path is relative to.
 func (a *actor) atPath(o *Op, f func(string) error) error {
 	dir := a.dir(o.Dir)
 	if dir < 0 {
 		return unix.EBADF
 	}
-	return f("/proc/self/fd/" + strconv.Itoa(dir) + "/" + o.Path)
+	cwd, err := unix.Open(".", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(cwd)
+	if err := unix.Fchdir(dir); err != nil {
+		return err
+	}
+	err = f(o.Path)
+	if back := unix.Fchdir(cwd); back != nil {
+		return fmt.Errorf("back to the working directory: %w", back)
+	}
+	return err
 }
 
 func nameList(b []byte) string {
@@ -358,22 +374,24 @@ func (a *actor) mapped(o *Op) (r Result, err error) {
 	return Result{}, unix.Msync(m, unix.MS_SYNC)
 }
 
-// exec runs a program of the target and waits for it.
-func (a *actor) exec(o *Op) (Result, error) {
-	dir := a.dir(o.Dir)
-	if dir < 0 {
-		return Result{}, unix.EBADF
-	}
-	cmd := exec.Command("/proc/self/fd/" + strconv.Itoa(dir) + "/" + o.Path)
-	cmd.Env = []string{}
-	err := cmd.Run()
-	if e, ok := errors.AsType[*exec.ExitError](err); ok {
-		return Result{N: int64(e.ExitCode()), Out: "ran"}, nil
-	}
-	if err != nil {
-		return Result{}, err
-	}
-	return Result{Out: "ran"}, nil
+// exec runs a program of the target and waits for it. Not os/exec: that wants a
+// /dev/null.
+func (a *actor) exec(o *Op) (r Result, err error) {
+	err = a.atPath(o, func(p string) error {
+		pid, err := syscall.ForkExec("./"+p, []string{p}, &syscall.ProcAttr{})
+		if err != nil {
+			return err
+		}
+		var status syscall.WaitStatus
+		for {
+			if _, err = syscall.Wait4(pid, &status, 0, nil); err != syscall.EINTR {
+				break
+			}
+		}
+		r = Result{N: int64(status), Out: "ran"}
+		return err
+	})
+	return r, err
 }
 
 func (a *actor) deep(o *Op) (Result, error) {

@@ -6,20 +6,22 @@ import (
 	"slices"
 )
 
-// Shrink removes calls from a failed program as long as it fails, until no single call
-// can be removed or the context ends, and returns the smallest failure found.
+// Shrink removes calls from a failed program as long as it fails in the same call (or in
+// the trees), until no single call can be removed or the context ends, and returns the
+// smallest failure found.
 func (d *Differ) Shrink(ctx context.Context, f *Failure) *Failure {
 	best := f
 	try := func(ops []Op) bool {
 		err := d.Run(ctx, f.Seed, ops)
 		smaller, ok := errors.AsType[*Failure](err)
-		if ok && ctx.Err() == nil {
-			best = smaller
-			best.Ops = best.Ops[:min(best.Step+1, len(best.Ops))]
-			return true
+		if !ok || ctx.Err() != nil || smaller.call() != f.call() {
+			return false
 		}
-		return false
+		best = smaller
+		best.Ops = best.Ops[:min(best.Step+1, len(best.Ops))]
+		return true
 	}
+	f.Ops = slices.Clone(f.Ops)
 	best.Ops = best.Ops[:min(best.Step+1, len(best.Ops))]
 	for chunk := max(len(best.Ops)/2, 1); ; chunk = max(chunk/2, 1) {
 		removed := false
@@ -44,4 +46,12 @@ func (d *Differ) Shrink(ctx context.Context, f *Failure) *Failure {
 			return best
 		}
 	}
+}
+
+// call is what failed.
+func (f *Failure) call() string {
+	if f.Step >= len(f.Ops) {
+		return "(trees)"
+	}
+	return f.Ops[f.Step].Call
 }

@@ -95,8 +95,8 @@ func command(ctx context.Context, name string, args ...string) error {
 	return nil
 }
 
-// NewLayers makes the base of a seed, and an empty upper layer, in a new directory on btrfs.
-func NewLayers(ctx context.Context, dir string, seed uint64) (Layers, error) {
+// NewLayers makes a base, which fill fills, and an empty upper layer, in a new directory on btrfs.
+func NewLayers(ctx context.Context, dir string, fill func(dir string) error) (Layers, error) {
 	l := Layers{Base: filepath.Join(dir, "base"), Upper: filepath.Join(dir, "upper0")}
 	rw := filepath.Join(dir, "base.rw")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -105,7 +105,7 @@ func NewLayers(ctx context.Context, dir string, seed uint64) (Layers, error) {
 	if err := command(ctx, "btrfs", "-q", "subvolume", "create", rw); err != nil {
 		return l, err
 	}
-	if err := MakeBase(rw, seed); err != nil {
+	if err := fill(rw); err != nil {
 		return l, err
 	}
 	if err := command(ctx, "btrfs", "-q", "subvolume", "snapshot", "-r", rw, l.Base); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"testing"
@@ -14,14 +15,64 @@ import (
 	"github.com/btrovl/btrovl/integration/testenv"
 )
 
-func TestMain(m *testing.M) {
-	ActorMain()
-	testenv.Main(m)
-}
-
 // The two measures against each other: this finds mistakes of the test itself, and
 // tells how exact kernel overlayfs is.
 func TestDifferentialOverlayfs(t *testing.T) { differential(t, 4*time.Second, Native(), Overlayfs()) }
+
+// What the test is for: the view behaves like a local file system.
+func TestDifferential(t *testing.T) {
+	testenv.FUSE(t)
+	differential(t, 12*time.Second, Native(), Overlayfs(), View())
+}
+
+// A known difference must be found, and nothing but the calls that show it may be
+// left of the program.
+func TestFindsAndShrinksAKnownDifference(t *testing.T) {
+	dir := testenv.Btrfs(t)
+	wrong := Target{Name: "wrong", Mount: func(ctx context.Context, l Layers, mnt string) (*Mounted, error) {
+		m, err := Native().Mount(ctx, l, mnt)
+		if err == nil {
+			err = os.Chmod(filepath.Join(m.Root, big), 0o640)
+		}
+		return m, err
+	}}
+	differ, err := NewDiffer(t.Context(), dir, Native(), wrong)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := differ.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	show := []Op{
+		{Call: "mkdir", Path: "new", Mode: 0o755},
+		{Call: "link", Path: big, Path2: "new/big"},
+		{Call: "open", FD: 2, Path: "new/big"},
+		{Call: "fstat", FD: 2},
+	}
+	var program []Op
+	for i, o := range show {
+		for range 6 + i { // calls that change nothing
+			program = append(program, Op{Call: "stat", Path: "."}, Op{Actor: 1, Call: "umask", Mode: 0o22}, Op{Call: "close", FD: 6})
+		}
+		program = append(program, o)
+	}
+	program = append(program, Op{Call: "stat", Path: "."})
+	f, ok := errors.AsType[*Failure](differ.Run(t.Context(), 1, program))
+	if !ok {
+		t.Fatal("the difference was not found")
+	}
+	f = differ.Shrink(t.Context(), f)
+	if len(f.Ops) != len(show) {
+		t.Fatalf("not shrunk to %d calls:\n%v", len(show), f)
+	}
+	for i, o := range f.Ops {
+		if o.String() != show[i].String() {
+			t.Errorf("call %d is %s, expected %s", i, o, show[i])
+		}
+	}
+}
 
 // long tells whether `make test-posix` runs this.
 func long() bool { return os.Getenv("BTROVL_LONG") == "1" }
