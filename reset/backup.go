@@ -104,9 +104,9 @@ func Restore(ctx context.Context, w *subvolumes.Writer, overlay, name string) (*
 	}
 	fresh, err := w.RestoreOverlay(ctx, defOf(r, *ref), b)
 	if err != nil {
-		return nil, fmt.Errorf("cannot restore overlay %q: %w", overlay, err)
+		return nil, err
 	}
-	return deploy(ctx, w, r, with(active, fresh, fmt.Sprintf("restore %s %s", overlay, b.Name)))
+	return w.Deploy(ctx, with(active, fresh, fmt.Sprintf("restore %s %s", overlay, b.Name)), subvolumes.DeployOptions{})
 }
 
 // with is the deployment with one overlay's subvolume replaced.

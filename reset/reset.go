@@ -11,7 +11,7 @@
 //	Restore          the active one's              named: made of the backup; others: the same
 //
 // A trial stays a trial: after a reset in the middle of one, the base has still
-// to prove itself, with the tries that it had left.
+// to prove itself (subvolumes.Writer.Deploy sees to it).
 //
 // # Crash rule
 //
@@ -21,18 +21,14 @@
 // # A full disk
 //
 // Wiping overlays is what a person does about a full disk, so it must not need
-// room. Where a reset runs out of space, the pool's reserve is given back to the
-// file system and the reset is done once more; the reserve is made again as soon as
-// something was freed (garbage collection does it).
+// room: subvolumes gives the pool's reserve back to the file system when making an
+// overlay or committing meets a full disk. A test here fills one.
 package reset
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/subvolumes"
 )
@@ -72,47 +68,18 @@ func Reset(ctx context.Context, w *subvolumes.Writer, o Options) (*subvolumes.Re
 	if o.Reason == "" {
 		o.Reason = reason(o)
 	}
-	next, err := wipe(ctx, w, r, active, base, o)
-	if !full(err) {
-		return next, err
-	}
-	if rerr := w.ReleaseReserve(); rerr != nil {
-		return nil, errors.Join(err, fmt.Errorf("cannot release the pool's reserve: %w", rerr))
-	}
-	next, err = wipe(ctx, w, r, active, base, o)
-	// What was wiped still lies in the previous deployment, so little is free; but
-	// the reserve is for the next full disk, and as much as fits is better than none.
-	if rerr := w.MakeReserve(); rerr != nil && !full(rerr) && err == nil {
-		err = fmt.Errorf("the reset is done, but the pool's reserve cannot be made again: %w", rerr)
-	}
-	return next, err
-}
-
-// wipe makes the fresh subvolumes and commits.
-func wipe(ctx context.Context, w *subvolumes.Writer, r *subvolumes.Record, active *subvolumes.Deployment, base string, o Options) (*subvolumes.Record, error) {
 	refs := make([]subvolumes.OverlayRef, 0, len(active.Overlays))
 	for _, ref := range active.Overlays {
 		if !slices.Contains(o.Keep, ref.Name) {
-			fresh, err := w.FreshOverlay(ctx, defOf(r, ref), base)
-			if err != nil {
-				return nil, fmt.Errorf("cannot make overlay %q anew: %w", ref.Name, err)
+			if ref, err = w.FreshOverlay(ctx, defOf(r, ref), base); err != nil {
+				return nil, err
 			}
-			ref = fresh
 		}
 		refs = append(refs, ref)
 	}
-	return deploy(ctx, w, r, subvolumes.Deployment{Base: base, Overlays: refs, Reason: o.Reason})
-}
-
-// deploy commits; a trial goes on with the tries that it has left. A kept overlay
-// that follows the base is kept, not snapshotted: it was asked for as it is.
-func deploy(ctx context.Context, w *subvolumes.Writer, r *subvolumes.Record, d subvolumes.Deployment) (*subvolumes.Record, error) {
-	o := subvolumes.DeployOptions{KeepOverlays: true, AllowDowngrade: true}
-	active := r.Active()
-	if r.Trial != nil && d.Base == active.Base {
-		o.Trial = max(r.Trial.TriesLeft, 1)
-	}
-	return w.Deploy(ctx, d, o)
+	// Back to the factory's base is back in time, and that was asked for.
+	return w.Deploy(ctx, subvolumes.Deployment{Base: base, Overlays: refs, Reason: o.Reason},
+		subvolumes.DeployOptions{AllowDowngrade: o.ToFactory})
 }
 
 func activeOf(r *subvolumes.Record) (*subvolumes.Deployment, error) {
@@ -156,10 +123,4 @@ func reason(o Options) string {
 		s += " --keep " + k
 	}
 	return s
-}
-
-// full tells whether an error came of a full disk.
-func full(err error) bool {
-	var space *subvolumes.NoSpaceError
-	return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) || errors.As(err, &space)
 }

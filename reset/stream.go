@@ -38,7 +38,8 @@ func RestoreStream(ctx context.Context, w *subvolumes.Writer, overlay string, r 
 	if err := receive(ctx, w.Pool(), fresh, r); err != nil {
 		return nil, fmt.Errorf("cannot restore overlay %q from %s: %w", overlay, source, err)
 	}
-	return deploy(ctx, w, rec, with(active, fresh, fmt.Sprintf("restore %s --from %s", overlay, filepath.Base(source))))
+	next := with(active, fresh, fmt.Sprintf("restore %s --from %s", overlay, filepath.Base(source)))
+	return w.Deploy(ctx, next, subvolumes.DeployOptions{})
 }
 
 // receive fills a fresh overlay from a stream and makes it durable.

@@ -15,7 +15,6 @@ import (
 	"github.com/btrovl/btrovl/delta/stream"
 	"github.com/btrovl/btrovl/subvolumes"
 	"github.com/btrovl/btrovl/subvolumes/btrfs"
-	"github.com/btrovl/btrovl/subvolumes/tree"
 )
 
 // streamMagic begins every btrfs send stream.
@@ -25,7 +24,6 @@ type importFlags struct {
 	digest  string
 	counter uint64
 	jobs    int
-	maxSize int64
 }
 
 func (a *app) baseImportCmd() *cobra.Command {
@@ -49,7 +47,6 @@ same file system are reflinked, which takes no space.`,
 	c.Flags().StringVar(&f.digest, "digest", "", "refuse the tree unless it has this digest")
 	c.Flags().Uint64Var(&f.counter, "counter", 0, "number that must not fall from one update to the next")
 	c.Flags().IntVar(&f.jobs, "jobs", 0, "files read at once (default: one per processor)")
-	c.Flags().Int64Var(&f.maxSize, "max-bytes", 0, "refuse an archive that unpacks to more than this")
 	return c
 }
 
@@ -61,7 +58,6 @@ func (a *app) baseImport(ctx context.Context, w *subvolumes.Writer, version, fro
 	defer func() { pr.finish(err) }()
 	step := ""
 	o := subvolumes.ImportOptions{Want: f.digest, Counter: f.counter, Jobs: f.jobs, Source: "import " + filepath.Base(from),
-		Extract: tree.ExtractOptions{MaxBytes: f.maxSize},
 		Progress: func(phase string, done, total int64) {
 			if phase != step {
 				step = phase
@@ -109,9 +105,8 @@ func (a *app) importFile(ctx context.Context, w *subvolumes.Writer, version, fro
 	if bytes.Equal(head, []byte(streamMagic)) {
 		return importStream(ctx, w, version, r, in.size, o)
 	}
-	o.Extract.Total = max(in.size, 0)
-	b, err := w.ImportTar(ctx, version, r, o)
-	return b, err
+	o.Size = max(in.size, 0)
+	return w.ImportTar(ctx, version, r, o)
 }
 
 // importStream receives a send stream into a stage.
@@ -129,6 +124,6 @@ func importStream(ctx context.Context, w *subvolumes.Writer, version string, r i
 	}
 	return stage.Seal(ctx, o.Want, subvolumes.SealOptions{
 		Counter: o.Counter, Source: o.Source, Pinned: true, Received: btrfs.UUID(res.UUID), Jobs: o.Jobs,
-		Progress: func(done, total int64) { o.Progress("seal", done, total) },
+		Progress: func(done, total int64) { o.Progress("verify", done, total) },
 	})
 }

@@ -20,8 +20,8 @@ func manPage(w io.Writer, c *cobra.Command) {
 	fmt.Fprintf(w, ".SH NAME\n%s \\- %s\n", roff(name), roff(c.Short))
 	section("SYNOPSIS", c.UseLine())
 	section("DESCRIPTION", c.Long)
-	section("OPTIONS", c.NonInheritedFlags().FlagUsages())
-	section("COMMON OPTIONS", c.InheritedFlags().FlagUsages())
+	section("OPTIONS", flagText(c.NonInheritedFlags()))
+	section("COMMON OPTIONS", flagText(c.InheritedFlags()))
 	section("EXAMPLES", c.Example)
 	var also []string
 	if c.HasParent() {

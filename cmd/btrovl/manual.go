@@ -21,14 +21,15 @@ type manual struct {
 // the exit codes' meanings taken from the one table.
 func command(use, short string, m manual, args cobra.PositionalArgs, run func(ctx context.Context, args []string) error) *cobra.Command {
 	var b strings.Builder
-	b.WriteString(strings.TrimSpace(m.effect))
+	b.WriteString(wrap(m.effect))
 	if m.durable != "" {
-		b.WriteString("\n\nDurability: " + strings.TrimSpace(m.durable))
+		b.WriteString("\n\n" + wrap("Durability: "+m.durable))
 	}
 	b.WriteString("\n\nExit codes:\n")
 	for _, e := range exitTable() {
 		if e.code <= codeUsage || slices.Contains(m.exits, e.code) {
-			fmt.Fprintf(&b, "  %3d  %s\n", e.code, e.meaning)
+			text := strings.ReplaceAll(wrap(e.meaning, 70), "\n", "\n       ")
+			fmt.Fprintf(&b, "  %3d  %s\n", e.code, text)
 		}
 	}
 	return &cobra.Command{
@@ -43,10 +44,31 @@ func command(use, short string, m manual, args cobra.PositionalArgs, run func(ct
 	}
 }
 
+// wrap fills paragraphs to the width, 78 if none is given.
+func wrap(text string, width ...int) string {
+	limit := append(width, 78)[0]
+	var out []string
+	for _, par := range strings.Split(strings.TrimSpace(text), "\n\n") {
+		var line string
+		for _, word := range strings.Fields(par) {
+			if line != "" && len(line)+1+len(word) > limit {
+				out = append(out, line)
+				line = ""
+			}
+			if line != "" {
+				line += " "
+			}
+			line += word
+		}
+		out = append(out, line, "")
+	}
+	return strings.Join(out[:len(out)-1], "\n")
+}
+
 // group makes a command that only holds others.
 func group(use, short, long string, sub ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{
-		Use: use, Short: short, Long: long,
+		Use: use, Short: short, Long: wrap(long),
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(c *cobra.Command, _ []string) error {
 			var names []string
@@ -55,7 +77,7 @@ func group(use, short, long string, sub ...*cobra.Command) *cobra.Command {
 					names = append(names, s.Name())
 				}
 			}
-			return usagef("%s needs one of: %s", c.CommandPath(), strings.Join(names, ", "))
+			return usagef("%s needs one of: %s", title(c), strings.Join(names, ", "))
 		},
 	}
 	c.AddCommand(sub...)
@@ -69,10 +91,29 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 			return unknownCommand(c, args[0])
 		}
 		if err := check(c, args); err != nil {
-			return &usageError{msg: fmt.Sprintf("%s: %v", c.CommandPath(), err), use: c.UseLine()}
+			return &usageError{msg: fmt.Sprintf("%s: %s", title(c), argsProblem(args)), use: c.UseLine()}
 		}
 		return nil
 	}
+}
+
+// argsProblem says what was given; the hint with the usage says what is expected.
+func argsProblem(args []string) string {
+	switch len(args) {
+	case 0:
+		return "an argument is missing"
+	case 1:
+		return fmt.Sprintf("%q is not what it takes", args[0])
+	}
+	return fmt.Sprintf("%d arguments (%s) are not what it takes", len(args), strings.Join(args, " "))
+}
+
+// title is the command's name for messages, which begin with btrovl anyway.
+func title(c *cobra.Command) string {
+	if !c.HasParent() {
+		return c.Name()
+	}
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 }
 
 // unknownCommand says what was probably meant.

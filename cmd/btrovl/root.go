@@ -91,8 +91,10 @@ The pool is found by --pool, by BTROVL_POOL, or by "pool" in
 	}
 	root.SetVersionTemplate("btrovl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return &usageError{msg: fmt.Sprintf("%s: %v", c.CommandPath(), err), use: c.CommandPath() + " --help"}
+		return &usageError{msg: fmt.Sprintf("%s: %v", title(c), err), use: c.CommandPath() + " --help"}
 	})
+	root.SetHelpFunc(help)
+	root.SetUsageFunc(func(c *cobra.Command) error { usage(c.OutOrStderr(), c); return nil })
 	f := root.PersistentFlags()
 	f.SortFlags = false
 	f.StringVar(&a.pool, "pool", "", "the pool (default: BTROVL_POOL, then the configuration)")

@@ -181,7 +181,7 @@ func (u *update) apply(ctx context.Context) error {
 	u.report.Written, u.report.Shared, u.report.Changed = res.Written, res.Shared, len(res.Changed)
 	_, err = stage.Seal(ctx, m.To.Digest, subvolumes.SealOptions{
 		Counter: m.Counter, Compatible: m.Compatible, Source: "bundle " + filepath.Base(u.in.name),
-		Jobs: u.jobs, Progress: u.progress.start("seal"),
+		Jobs: u.jobs, Progress: u.progress.start("verify"),
 	})
 	if err != nil {
 		return fmt.Errorf("cannot seal base %s: %w", m.To.Version, err)
