@@ -1,9 +1,11 @@
 package fusefs
 
 import (
-	"context"
 	"log/slog"
+	"sync"
 	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"github.com/btrovl/btrovl/overlay"
 )
@@ -23,9 +25,6 @@ type Options struct {
 	// of the *os.File that brought the layer in.
 	Released func(dir string)
 }
-
-// View is a mounted union.
-type View struct{}
 
 // SwitchReport says what a Switch did.
 type SwitchReport struct {
@@ -65,30 +64,47 @@ type Stats struct {
 	InFlight []Stuck       `json:"in_flight"` // requests older than a second
 }
 
-// Mount mounts the union and serves it. When it returns, the mount answers.
-func Mount(mountpoint string, u *overlay.Union, o Options) (*View, error) { return nil, nil }
+// View is a mounted union.
+type View struct {
+	mountpoint string
+	opt        Options
+	log        *slog.Logger
+	u          *overlay.Union
+	fs         *rawFS
+	server     *fuse.Server
+	dev        uint64        // st_dev of the mount, which names its FUSE connection
+	done       chan struct{} // closed when the last request was answered
 
-// Mountpoint returns where the view is mounted.
-func (v *View) Mountpoint() string { return "" }
+	switching sync.Mutex // one Switch at a time
 
-// Switch lets the view show the layers of next from now on.
-func (v *View) Switch(ctx context.Context, next overlay.Config) (SwitchReport, error) {
-	return SwitchReport{}, nil
+	mu       sync.Mutex
+	frozen   time.Time // zero if not frozen
+	freezing int       // counts freezes, so that an old timer thaws no new one
+	timer    *time.Timer
+	switches int
 }
 
-// Freeze lets every request that changes something wait until Thaw, Switch or
-// Options.FreezeMax, and returns when none is under way any more.
-func (v *View) Freeze(ctx context.Context) error { return nil }
+// Mountpoint returns where the view is mounted.
+func (v *View) Mountpoint() string { return v.mountpoint }
 
-// Thaw ends a Freeze. It does nothing without one.
-func (v *View) Thaw() {}
+// Wait returns when the view is unmounted everywhere and all requests are
+// answered.
+func (v *View) Wait() { <-v.done }
 
-// Unmount unmounts; lazy detaches a busy mount from the tree and lets what is
-// open there live on.
-func (v *View) Unmount(lazy bool) error { return nil }
-
-// Wait returns when the view is unmounted and all requests are answered.
-func (v *View) Wait() {}
+// Done is closed when Wait would return.
+func (v *View) Done() <-chan struct{} { return v.done }
 
 // Stats returns the counters.
-func (v *View) Stats() Stats { return Stats{} }
+func (v *View) Stats() Stats {
+	var s Stats
+	s.Ops, s.InFlight = v.fs.c.stats()
+	c := v.u.Counts()
+	s.Nodes, s.FDs, s.Pinned, s.Detached, s.Retired = c.Nodes, c.FDs, c.Pinned, c.Detached, c.Retired
+	v.mu.Lock()
+	if !v.frozen.IsZero() {
+		s.Frozen = time.Since(v.frozen)
+	}
+	s.Switches = v.switches
+	v.mu.Unlock()
+	return s
+}

@@ -1,0 +1,206 @@
+package overlay
+
+import (
+	"golang.org/x/sys/unix"
+)
+
+// Read reads from a regular file.
+func (u *Union) Read(n *Node, buf []byte, off int64) (int, error) {
+	u.tree.RLock()
+	h, err := u.file(n, false)
+	u.tree.RUnlock()
+	if err != nil {
+		return 0, err
+	}
+	defer u.fds.release(h)
+	got := 0
+	for got < len(buf) {
+		m, err := unix.Pread(h.fd, buf[got:], off+int64(got))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			if got > 0 {
+				break
+			}
+			return 0, err
+		}
+		if m == 0 {
+			break
+		}
+		got += m
+	}
+	return got, nil
+}
+
+// change copies a regular file up and returns its descriptor for writing; undo
+// must be called at the end.
+func (u *Union) change(n *Node, kill bool) (h *handle, done func(), err error) {
+	u.gate.RLock()
+	u.tree.RLock()
+	if n.typ != unix.S_IFREG {
+		err = unix.EINVAL
+	} else if err = u.copyUp(n, wholeFile); err == nil {
+		h, err = u.file(n, true)
+	}
+	u.tree.RUnlock()
+	if err == nil && kill && n.is(setID) {
+		if err = u.dropSetID(n, at{h.fd, ""}); err != nil {
+			u.fds.release(h)
+		}
+	}
+	if err != nil {
+		u.gate.RUnlock()
+		return nil, nil, err
+	}
+	return h, func() { u.fds.release(h); u.gate.RUnlock() }, nil
+}
+
+// Write writes to a regular file. kill says that the caller may not keep set-id
+// bits.
+func (u *Union) Write(n *Node, data []byte, off int64, kill bool) (int, error) {
+	h, done, err := u.change(n, kill)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	put := 0
+	for put < len(data) {
+		m, err := unix.Pwrite(h.fd, data[put:], off+int64(put))
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			if put > 0 {
+				break
+			}
+			return 0, err
+		}
+		if m == 0 {
+			break
+		}
+		put += m
+	}
+	return put, nil
+}
+
+// Allocate is fallocate.
+func (u *Union) Allocate(n *Node, mode uint32, off, size int64, kill bool) error {
+	h, done, err := u.change(n, kill)
+	if err != nil {
+		return err
+	}
+	defer done()
+	for {
+		if err := unix.Fallocate(h.fd, mode, off, size); err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// CopyRange is copy_file_range: on btrfs a reflink where the offsets allow it.
+func (u *Union) CopyRange(src *Node, srcOff int64, dst *Node, dstOff int64, size int, kill bool) (int, error) {
+	h, done, err := u.change(dst, kill)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	u.tree.RLock()
+	from, err := u.file(src, false)
+	u.tree.RUnlock()
+	if err != nil {
+		return 0, err
+	}
+	defer u.fds.release(from)
+	for {
+		n, err := unix.CopyFileRange(from.fd, &srcOff, h.fd, &dstOff, size, 0)
+		if err != unix.EINTR {
+			return max(n, 0), err
+		}
+	}
+}
+
+// Seek finds data or holes (SEEK_DATA, SEEK_HOLE).
+func (u *Union) Seek(n *Node, off int64, whence int) (int64, error) {
+	u.tree.RLock()
+	h, err := u.file(n, false)
+	u.tree.RUnlock()
+	if err != nil {
+		return 0, err
+	}
+	defer u.fds.release(h)
+	return unix.Seek(h.fd, off, whence)
+}
+
+// Sync puts an object on stable storage: content too with data alone. What the
+// base holds is there already.
+func (u *Union) Sync(n *Node, dataOnly bool) error {
+	u.tree.RLock()
+	if !n.is(hasUpper | anonymous) {
+		u.tree.RUnlock()
+		return nil
+	}
+	var h *handle
+	var err error
+	if n.IsDir() {
+		if h = u.fds.get(n, upper, u.layerOf(n, upper), false); h == nil {
+			h, err = u.dir(n, upper)
+		}
+	} else {
+		h, err = u.file(n, false)
+	}
+	u.tree.RUnlock()
+	if err != nil {
+		return err
+	}
+	defer u.fds.release(h)
+	for {
+		if dataOnly {
+			err = unix.Fdatasync(h.fd)
+		} else {
+			err = unix.Fsync(h.fd)
+		}
+		if err != unix.EINTR {
+			return err
+		}
+	}
+}
+
+// Flags gets or sets the inode flags of chattr (FS_IOC_GETFLAGS).
+func (u *Union) Flags(n *Node) (int, error) {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	h, err := u.openAny(n)
+	if err != nil {
+		return 0, err
+	}
+	defer u.fds.release(h)
+	return unix.IoctlGetInt(h.fd, unix.FS_IOC_GETFLAGS)
+}
+
+// SetFlags sets the inode flags of chattr (FS_IOC_SETFLAGS).
+func (u *Union) SetFlags(n *Node, flags int) error {
+	u.gate.RLock()
+	defer u.gate.RUnlock()
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	if err := u.copyUp(n, wholeFile); err != nil {
+		return err
+	}
+	h, err := u.openAny(n)
+	if err != nil {
+		return err
+	}
+	defer u.fds.release(h)
+	return unix.IoctlSetPointerInt(h.fd, unix.FS_IOC_SETFLAGS, flags)
+}
+
+func (u *Union) openAny(n *Node) (*handle, error) {
+	switch n.typ {
+	case unix.S_IFREG:
+		return u.file(n, false)
+	case unix.S_IFDIR:
+		return u.dir(n, n.top())
+	}
+	return nil, unix.ENOTTY
+}
