@@ -190,7 +190,7 @@ func (e *entry) fill(abs string) error {
 	defer f.Close()
 	switch {
 	case e.path == program:
-		_, err = f.Write(trueELF(runtime.GOARCH))
+		_, err = f.Write(exitELF(runtime.GOARCH, 0))
 		return err
 	case e.holes:
 		if _, err := f.WriteAt(pattern(e.seed, 4096), 8192); err != nil {
@@ -231,16 +231,18 @@ func randomACL(r *rand.Rand) []byte {
 		[3]uint32{0x20, p(), nobody})            // others
 }
 
-// trueELF is the smallest static program that ends with success: one needs no
+// exitELF is the smallest static program that ends with the given code: one needs no
 // other file to run, and the actors' chroots have none. Nil where it is not known.
-func trueELF(arch string) []byte {
+func exitELF(arch string, code byte) []byte {
 	var machine uint16
-	var code []byte
+	var text []byte
 	switch arch {
 	case "amd64":
-		machine, code = 62, []byte{0x31, 0xff, 0xb8, 60, 0, 0, 0, 0x0f, 0x05} // xor edi,edi; mov eax,60; syscall
+		machine, text = 62, []byte{0xbf, code, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05} // mov edi,code; mov eax,60; syscall
 	case "arm64":
-		machine, code = 183, []byte{0x00, 0x00, 0x80, 0xd2, 0xa8, 0x0b, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4} // mov x0,#0; mov x8,#93; svc 0
+		x0 := 0xd2800000 | uint32(code)<<5 // mov x0,#code
+		machine, text = 183, binary.LittleEndian.AppendUint32(nil, x0)
+		text = append(text, 0xa8, 0x0b, 0x80, 0xd2, 0x01, 0x00, 0x00, 0xd4) // mov x8,#93; svc 0
 	default:
 		return nil
 	}
@@ -259,8 +261,8 @@ func trueELF(arch string) []byte {
 	}
 	b = le.AppendUint32(b, 1) // PT_LOAD
 	b = le.AppendUint32(b, 5) // r-x
-	for _, v := range []uint64{0, base, base, header + uint64(len(code)), header + uint64(len(code)), 4096} {
+	for _, v := range []uint64{0, base, base, header + uint64(len(text)), header + uint64(len(text)), 4096} {
 		b = le.AppendUint64(b, v)
 	}
-	return append(b, code...)
+	return append(b, text...)
 }
