@@ -15,7 +15,6 @@ import (
 
 	"github.com/btrovl/btrovl/delta/bundle"
 	"github.com/btrovl/btrovl/delta/redeflate"
-	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
 // Apply turns a stage (a writable snapshot of base, or an empty subvolume and
@@ -90,6 +89,7 @@ type applier struct {
 	ready    []chan struct{} // per new entry with a record that was seen: closed when complete
 	finished []bool          // new entries whose attributes are set
 	recorded []bool
+	sizes    []int64 // of new files with a record, written by the decoder
 	written  atomic.Int64
 	shared   atomic.Int64
 	done     atomic.Int64
@@ -107,6 +107,7 @@ func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *ap
 	a.ready = make([]chan struct{}, len(s.news.entries))
 	a.finished = make([]bool, len(s.news.entries))
 	a.recorded = make([]bool, len(s.news.entries))
+	a.sizes = make([]int64, len(s.news.entries))
 	a.target = &stageTarget{a: a}
 	return a
 }
@@ -196,6 +197,7 @@ func (a *applier) check(rec *record) error {
 		}
 	}
 	a.recorded[rec.index] = true
+	a.sizes[rec.index] = rec.size
 	a.ready[rec.index] = make(chan struct{})
 	return nil
 }
@@ -367,41 +369,46 @@ func (a *applier) views(ctx context.Context, rec *record) (views []*view, closeA
 			c.Close()
 		}
 	}
-	for _, s := range rec.sources {
-		var f *os.File
-		v := &view{old: !s.new}
-		if s.new {
-			v.path = a.news.entries[s.index].path
+	for _, src := range rec.sources {
+		v := &view{}
+		if src.new {
+			v.path, v.size = a.news.entries[src.index].path, a.sizes[src.index]
 			select {
-			case <-a.ready[s.index]:
+			case <-a.ready[src.index]:
 			case <-ctx.Done():
 				return nil, closeAll, ctx.Err()
 			}
-			f, v.size, err = a.target.openNew(s.index)
+			v.open = func() (*os.File, int64, error) { return a.target.openNew(src.index) }
 		} else {
-			e := &a.olds.entries[s.index]
-			v.path = e.path
-			f, v.size, err = openRegular(a.base, e.path)
-			if err == nil && v.size != e.size {
-				err = fmt.Errorf("%s changed while it was read", e.path)
-			}
+			e := &a.olds.entries[src.index]
+			v.path, v.size = e.path, e.size
+			v.open = func() (*os.File, int64, error) { return openRegular(a.base, e.path) }
 		}
-		if err != nil {
-			return nil, closeAll, err
-		}
-		closers = append(closers, f)
-		v.ReaderAt = f
-		if s.expanded {
-			m := &memoryFirst{dir: a.stage.root}
-			closers = append(closers, m)
-			if err := redeflate.Expand(m, f, v.size); err != nil {
-				return nil, closeAll, &SourceError{Path: v.path, Want: "compressed data", Have: err.Error()}
+		closers = append(closers, v)
+		if src.expanded {
+			if err := a.expand(v, &closers); err != nil {
+				return nil, closeAll, err
 			}
-			v.ReaderAt, v.size = m, m.size
 		}
 		views = append(views, v)
 	}
 	return views, closeAll, nil
+}
+
+// expand replaces a view of a compressed file by one of what is inside.
+func (a *applier) expand(v *view, closers *[]io.Closer) error {
+	f, err := v.handle()
+	if err != nil {
+		return err
+	}
+	m := &memoryFirst{dir: a.stage.root}
+	*closers = append(*closers, m)
+	if err := redeflate.Expand(m, f, v.size); err != nil {
+		return &SourceError{Path: v.path, Want: "compressed data", Have: err.Error()}
+	}
+	v.Close()
+	v.ReaderAt, v.size = m, m.size
+	return nil
 }
 
 // checked counts what passes to a sink.

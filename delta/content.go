@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"os"
+	"sort"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -31,22 +33,57 @@ type cloner interface {
 	share(at int64, source int, pos, n int64) bool
 }
 
-// A view is a source to read from: an old file, or what is inside of it.
+// A view is a source to read from: a file, opened when it is first needed, or what
+// is inside of one. Not for several goroutines.
 type view struct {
-	io.ReaderAt
-	size int64
-	path string
-	old  bool // in the old tree
-	win  []byte
-	at   int64 // where the window starts
+	io.ReaderAt // nil: not open
+	size        int64
+	path        string
+	open        func() (*os.File, int64, error)
+	win         []byte
+	at          int64 // where the window starts
 }
 
 const viewWindow = 256 << 10
 
-// bytes returns n ≤ viewWindow bytes at pos; they stay valid until the next call.
+// handle returns the file, nil for a view without one.
+func (v *view) handle() (*os.File, error) {
+	if v.ReaderAt == nil {
+		f, size, err := v.open()
+		if err != nil {
+			return nil, err
+		}
+		if size != v.size {
+			f.Close()
+			return nil, &SourceError{Path: v.path, Want: fmt.Sprintf("of %d bytes", v.size), Have: fmt.Sprintf("of %d bytes", size)}
+		}
+		v.ReaderAt = f
+	}
+	f, _ := v.ReaderAt.(*os.File)
+	return f, nil
+}
+
+// Close gives back the file and the window; what opens lazily can be used again.
+func (v *view) Close() error {
+	v.win, v.at = nil, 0
+	if v.open == nil {
+		return nil
+	}
+	f, ok := v.ReaderAt.(*os.File)
+	if !ok {
+		return nil
+	}
+	v.ReaderAt = nil
+	return f.Close()
+}
+
+// bytes returns n ≤ viewWindow/2 bytes at pos; they stay valid until the next call.
 func (v *view) bytes(pos int64, n int) ([]byte, error) {
 	if pos >= v.at && pos+int64(n) <= v.at+int64(len(v.win)) {
 		return v.win[pos-v.at:][:n], nil
+	}
+	if _, err := v.handle(); err != nil {
+		return nil, err
 	}
 	if v.win == nil {
 		v.win = make([]byte, 0, min(viewWindow, v.size))
@@ -74,6 +111,7 @@ type assembler struct {
 	buf    []byte
 	flags  []bool
 	at     int64 // of buf in the file
+	last   int   // view that was used last
 	crc    uint32
 }
 
@@ -137,10 +175,7 @@ func (a *assembler) do(c action) error {
 	}
 	pos, left, diff := c.pos, c.length, c.data
 	for left > 0 {
-		i := len(a.starts) - 1
-		for i > 0 && a.starts[i] > pos {
-			i--
-		}
+		i := a.locate(pos)
 		v, off := a.views[i], pos-a.starts[i]
 		run := min(left, v.size-off)
 		if run <= 0 {
@@ -184,6 +219,22 @@ func (a *assembler) do(c action) error {
 	return nil
 }
 
+// locate returns the view that holds a position, and closes the one before where
+// there are many: an initrd is made of a thousand files.
+func (a *assembler) locate(pos int64) int {
+	if i := a.last; pos >= a.starts[i] && pos < a.starts[i]+a.views[i].size {
+		return i
+	}
+	i := sort.Search(len(a.starts), func(i int) bool { return a.starts[i] > pos }) - 1
+	if len(a.views) > manyViews && a.last != 0 {
+		a.views[a.last].Close()
+	}
+	a.last = i
+	return i
+}
+
+const manyViews = 8
+
 // markDiff marks the blocks in which a difference is not zero.
 func (a *assembler) markDiff(diff []byte) {
 	for i, d := range diff {
@@ -222,7 +273,7 @@ func (a *assembler) tryShare(source int, off, run int64) (int64, error) {
 	// The checksum covers what was shared, too: a damaged source must be found.
 	v := a.views[source]
 	for done := int64(0); done < n; {
-		p, err := v.bytes(off+done, int(min(n-done, viewWindow)))
+		p, err := v.bytes(off+done, int(min(n-done, viewWindow/2)))
 		if err != nil {
 			return 0, err
 		}

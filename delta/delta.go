@@ -77,12 +77,6 @@ type FileInfo struct {
 	Why    string `json:"why,omitempty"`
 }
 
-// Make writes a signed bundle to w. It checks every file of the bundle against
-// the original byte by byte, and the digest of an applied tree, before it signs.
-func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
-	return nil, errors.ErrUnsupported
-}
-
 // ApplyOptions are for Apply.
 type ApplyOptions struct {
 	Jobs        int    // 0: one per processor

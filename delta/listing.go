@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"sort"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -83,66 +82,45 @@ func (l *listing) find(path string) *entry {
 func list(ctx context.Context, root *os.File) (*listing, error) {
 	var l listing
 	links := make(map[string]int)
-	err := tree.Walk(ctx, root, func(e *tree.Entry, _ tree.Opener) error {
-		n := entry{path: e.Path, mode: e.Mode, uid: e.UID, gid: e.GID, sec: e.Mtime.Sec, nsec: e.Mtime.Nsec,
-			target: e.Target, link: -1, xattrs: e.Xattrs, size: e.Size}
-		if n.isDevice() {
-			n.rdev = e.Rdev
-		}
-		if e.Link != "" {
-			first, ok := links[e.Link]
-			if !ok {
-				return fmt.Errorf("%s is a hard link of %s, which was not seen", e.Path, e.Link)
-			}
-			n.link = first
-		} else if e.Nlink > 1 && !n.isDir() {
-			links[e.Path] = len(l.entries)
-		}
-		l.entries = append(l.entries, n)
-		return nil
-	})
+	err := tree.Walk(ctx, root, func(e *tree.Entry, _ tree.Opener) error { return l.add(e, links) })
 	if err != nil {
 		return nil, err
 	}
-	l.sort()
+	if !l.sorted() {
+		return nil, errors.New("the entries of a tree came out of order")
+	}
 	l.index()
 	return &l, nil
 }
 
-// sort brings the entries into the order of the encoding, whatever the order of
-// the walk.
-func (l *listing) sort() {
-	less := func(a, b *entry) bool { return pathLess(a.path, b.path) }
-	if sort.SliceIsSorted(l.entries, func(i, j int) bool { return less(&l.entries[i], &l.entries[j]) }) {
-		return
+// add appends an entry of a walk. links remembers the first names of inodes with several.
+func (l *listing) add(e *tree.Entry, links map[string]int) error {
+	n := entry{path: e.Path, mode: e.Mode, uid: e.UID, gid: e.GID, sec: e.Mtime.Sec, nsec: e.Mtime.Nsec,
+		target: e.Target, link: -1, xattrs: e.Xattrs, size: e.Size}
+	if n.isDevice() {
+		n.rdev = e.Rdev
 	}
-	type placed struct {
-		e   entry
-		old int
-	}
-	p := make([]placed, len(l.entries))
-	for i, e := range l.entries {
-		p[i] = placed{e, i}
-	}
-	sort.Slice(p, func(i, j int) bool { return less(&p[i].e, &p[j].e) })
-	at := make([]int, len(p)) // old index → new index
-	for i := range p {
-		at[p[i].old] = i
-	}
-	first := make(map[int]int) // new index of the group's old first → its first in the new order
-	for i := range p {
-		l.entries[i] = p[i].e
-		g := i
-		if p[i].e.link >= 0 {
-			g = at[p[i].e.link]
+	if e.Link != "" {
+		first, ok := links[e.Link]
+		if !ok {
+			return fmt.Errorf("%s is a hard link of %s, which was not seen", e.Path, e.Link)
 		}
-		if f, ok := first[g]; ok {
-			l.entries[i].link = f
-		} else {
-			first[g] = i
-			l.entries[i].link = -1
+		n.link = first
+	} else if e.Nlink > 1 && !n.isDir() {
+		links[e.Path] = len(l.entries)
+	}
+	l.entries = append(l.entries, n)
+	return nil
+}
+
+// sorted reports whether the order is that of the encoding; tree.Walk's is.
+func (l *listing) sorted() bool {
+	for i := 1; i < len(l.entries); i++ {
+		if !pathLess(l.entries[i-1].path, l.entries[i].path) {
+			return false
 		}
 	}
+	return true
 }
 
 // pathLess orders a directory's content right behind it: '/' sorts below every

@@ -52,7 +52,7 @@ type source struct {
 }
 
 const (
-	maxSources = 64
+	maxSources = 1 << 16
 	maxSize    = 1 << 50
 	maxRecipe  = 64 << 20
 )

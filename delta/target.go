@@ -60,8 +60,8 @@ func (t *stageTarget) open(rec *record, views []*view) (sink, error) {
 }
 
 func cloneAll(f *os.File, v *view) bool {
-	src, ok := v.ReaderAt.(*os.File)
-	return ok && btrfs.Clone(f, src) == nil
+	src, err := v.handle()
+	return err == nil && src != nil && btrfs.Clone(f, src) == nil
 }
 
 // put writes the blocks that the clone does not have.
@@ -90,8 +90,8 @@ func (s *stageFile) put(p []byte, at int64, changed []bool) error {
 
 // share reflinks a run that moved.
 func (s *stageFile) share(at int64, source int, pos, n int64) bool {
-	src, ok := s.views[source].ReaderAt.(*os.File)
-	if !ok || btrfs.CloneRange(s.f, at, src, pos, n) != nil {
+	src, err := s.views[source].handle()
+	if err != nil || src == nil || btrfs.CloneRange(s.f, at, src, pos, n) != nil {
 		return false
 	}
 	s.t.a.shared.Add(n)

@@ -1,0 +1,476 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"hash/crc32"
+	"math"
+	"sync"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/btrovl/btrovl/delta/bsdiff"
+	"github.com/btrovl/btrovl/delta/bundle"
+	"github.com/btrovl/btrovl/delta/redeflate"
+	"github.com/btrovl/btrovl/subvolumes/tree"
+)
+
+// section is the compressed data for one base, and what applying it needs.
+type section struct {
+	out   *spool
+	needs bundle.Needs
+}
+
+// A maker makes one section.
+type maker struct {
+	o        *MakeOptions
+	olds     *inventory
+	news     *inventory
+	keep     []int
+	match    *matcher
+	newBySum map[tree.Sum]int // first new file with that content
+	w        *streamWriter
+	c        cursor
+	report   *Report
+	needs    bundle.Needs
+	estimate chan *zstd.Encoder // one for each worker
+}
+
+// made is what a worker found out about one file.
+type made struct {
+	rec     record
+	actions []action
+	recipe  []byte
+	info    FileInfo
+	written int64
+	err     error
+}
+
+func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, report *Report) (*section, error) {
+	w, err := newStreamWriter(o.Spool)
+	if err != nil {
+		return nil, err
+	}
+	defer w.close()
+	m := &maker{o: o, olds: olds, news: news, keep: kept(olds.listing, news.listing), match: newMatcher(olds), w: w, report: report,
+		newBySum: make(map[tree.Sum]int), estimate: make(chan *zstd.Encoder, o.Jobs)}
+	for range o.Jobs {
+		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
+		if err != nil {
+			return nil, err
+		}
+		m.estimate <- z
+	}
+	var h sectionHead
+	if err := m.listings(ctx, &h); err != nil {
+		return nil, err
+	}
+	if err := m.contents(ctx); err != nil {
+		return nil, err
+	}
+	s := &section{needs: m.needs}
+	if s.out, err = newSpool(o.Spool); err != nil {
+		return nil, err
+	}
+	for i := range h.codecs {
+		h.codecs[i], h.dicts[i] = m.codec(i)
+	}
+	streams, err := w.pack(ctx, o.Spool, &h, s.out)
+	if err != nil {
+		s.out.close()
+		return nil, err
+	}
+	report.Streams = append(report.Streams, streams...)
+	s.needs.Memory = o.Memory
+	return s, nil
+}
+
+// codec chooses how a stream is compressed: windows are as large as the memory allows.
+func (m *maker) codec(stream int) (codec, uint32) {
+	if stream == streamRaw {
+		return codecStore, 0
+	}
+	window := uint32(8 << 20)
+	if m.o.Memory < DefaultMemory {
+		window = 4 << 20
+	}
+	if stream == streamExtra {
+		window *= 2
+	}
+	size := m.w.s[stream].n
+	for window > 1<<16 && int64(window/2) >= size {
+		window /= 2
+	}
+	if m.o.Compression == Fast {
+		return codecZstd, window
+	}
+	return codecLZMA2, window
+}
+
+// listings writes the new listing as a patch of the old one.
+func (m *maker) listings(ctx context.Context, h *sectionHead) error {
+	old, new := []byte(nil), m.news.encode()
+	if len(m.olds.entries) > 0 {
+		old = m.olds.encode()
+		h.base = sha256.Sum256(old)
+	}
+	if len(new) > math.MaxUint32 {
+		return fmt.Errorf("the list of files is too long")
+	}
+	h.listing = uint32(len(new))
+	actions, err := diffActions(ctx, new, sourcesOf(old))
+	if err != nil {
+		return err
+	}
+	m.write(actions)
+	return m.w.err
+}
+
+func sourcesOf(old []byte) [][]byte {
+	if len(old) == 0 {
+		return nil
+	}
+	return [][]byte{old}
+}
+
+// diffActions runs the matcher and attaches data.
+func diffActions(ctx context.Context, new []byte, sources [][]byte) ([]action, error) {
+	ops, err := bsdiff.Diff(ctx, new, sources, bsdiff.Options{})
+	if err != nil {
+		return nil, err
+	}
+	starts := make([]int64, len(sources))
+	for i := 1; i < len(sources); i++ {
+		starts[i] = starts[i-1] + int64(len(sources[i-1]))
+	}
+	actions := make([]action, 0, len(ops))
+	at := int64(0)
+	for _, o := range ops {
+		n := new[at : at+o.Length]
+		a := action{op: op{length: o.Length}}
+		switch o.Kind {
+		case bsdiff.Copy:
+			a.kind, a.pos = opCopy, starts[o.Source]+o.Offset
+		case bsdiff.Add:
+			a.kind, a.pos = opAdd, starts[o.Source]+o.Offset
+			src := sources[o.Source][o.Offset : o.Offset+o.Length]
+			a.data = make([]byte, o.Length)
+			for i := range a.data {
+				a.data[i] = n[i] - src[i]
+			}
+		case bsdiff.Insert:
+			a.kind, a.data = opInsert, n
+		}
+		actions = append(actions, a)
+		at += o.Length
+	}
+	return actions, nil
+}
+
+// write codes actions.
+func (m *maker) write(actions []action) {
+	o := opWriter{w: m.w}
+	for i := range actions {
+		a := &actions[i]
+		o.op(a.op)
+		switch a.kind {
+		case opAdd:
+			m.w.bytes(streamDiff, a.data)
+		case opInsert:
+			m.w.bytes(streamExtra, a.data)
+		case opRaw:
+			m.w.bytes(streamRaw, a.data)
+		}
+		m.w.mark()
+	}
+}
+
+// contents makes all records: workers look for the best way of each file, the writer
+// takes their results in order.
+func (m *maker) contents(ctx context.Context) error {
+	order := m.order()
+	m.w.uint(streamControl, uint64(len(order)))
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	// window bounds the results that wait for their turn.
+	window := 4 * m.o.Jobs
+	results := make([]chan *made, len(order))
+	next := make(chan int)
+	tokens := make(chan struct{}, window)
+	for i := range results {
+		results[i] = make(chan *made, 1)
+	}
+	for range m.o.Jobs {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range next {
+				results[i] <- m.file(ctx, order[i])
+			}
+		}()
+	}
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		defer close(next)
+		for i := range order {
+			select {
+			case tokens <- struct{}{}:
+			case <-ctx.Done():
+				return
+			}
+			select {
+			case next <- i:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var total, done int64
+	for _, i := range order {
+		total += m.news.entries[i].size
+	}
+	for k, i := range order {
+		var f *made
+		select {
+		case f = <-results[k]:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if f.err != nil {
+			return fmt.Errorf("cannot find a patch for %s: %w", m.news.entries[i].path, f.err)
+		}
+		m.w.record(&m.c, &f.rec)
+		if f.rec.method == methodRestore {
+			m.w.bytes(streamRecipe, f.recipe)
+		}
+		m.write(f.actions)
+		if m.w.err != nil {
+			return m.w.err
+		}
+		m.report.Files = append(m.report.Files, f.info)
+		m.needs.Files++
+		m.needs.NewData += f.rec.size
+		m.needs.Written += f.written
+		done += f.rec.size
+		if m.o.Progress != nil {
+			m.o.Progress(done, total)
+		}
+		<-tokens
+	}
+	return nil
+}
+
+// order returns the new files that need a record: by path, so that alike files are
+// neighbours, with archives last, because their members are files that then exist.
+func (m *maker) order() []int {
+	var first, last []int
+	for i := range m.news.entries {
+		e := &m.news.entries[i]
+		if !e.isRegular() || e.link >= 0 {
+			continue
+		}
+		if k := m.keep[i]; k >= 0 && m.olds.sums[k] == m.news.sums[i] && m.olds.entries[k].size == e.size {
+			continue
+		}
+		if m.archive(i) {
+			last = append(last, i)
+		} else {
+			first = append(first, i)
+		}
+	}
+	order := append(first, last...)
+	for _, i := range order {
+		if _, ok := m.newBySum[m.news.sums[i]]; !ok {
+			m.newBySum[m.news.sums[i]] = i
+		}
+	}
+	return order
+}
+
+// archive guesses whether a file holds others.
+func (m *maker) archive(i int) bool {
+	e := &m.news.entries[i]
+	return e.size > 1<<20 && bytes.Contains([]byte(e.path), []byte("initrd"))
+}
+
+// file finds the smallest way to make a new file.
+func (m *maker) file(ctx context.Context, i int) *made {
+	f := &made{}
+	f.err = m.best(ctx, i, f)
+	return f
+}
+
+func (m *maker) best(ctx context.Context, i int, f *made) error {
+	e := &m.news.entries[i]
+	data, err := m.news.content(i)
+	if err != nil {
+		return err
+	}
+	f.rec = record{index: i, size: e.size, crc: crc32.Checksum(data, castagnoli)}
+	f.info = FileInfo{Path: e.path, Size: e.size}
+	if m.copyOf(i, f) {
+		return nil
+	}
+	cands, err := m.candidates(i, data)
+	if err != nil {
+		return err
+	}
+	if u := m.unpack(data); u != nil {
+		if err := m.restore(ctx, i, data, u, cands, f); err != nil {
+			return err
+		}
+	}
+	return m.patch(ctx, data, cands, f)
+}
+
+// copyOf uses a file with the same content, in the old tree or written before.
+func (m *maker) copyOf(i int, f *made) bool {
+	if f.rec.size == 0 {
+		f.rec.method = methodPatch
+		f.info.Method = "empty"
+		return true
+	}
+	if k, ok := m.match.same(m.news.sums[i], f.info.Path); ok {
+		f.rec.method, f.rec.sources = methodCopy, []source{{index: k}}
+		f.info.Method, f.info.Source, f.info.Why = "copy", m.olds.entries[k].path, "same content"
+		return true
+	}
+	if k := m.newBySum[m.news.sums[i]]; k != i {
+		f.rec.method, f.rec.sources = methodCopy, []source{{index: k, new: true}}
+		f.info.Method, f.info.Source, f.info.Why = "copy", m.news.entries[k].path, "same content, new too"
+		return true
+	}
+	return false
+}
+
+// candidate is an old file to compare with.
+type candidate struct {
+	index int
+	why   string
+	data  []byte
+}
+
+func (m *maker) candidates(i int, data []byte) ([]candidate, error) {
+	var c []candidate
+	for _, k := range m.match.byPath(m.news.entries[i].path, 2) {
+		b, err := m.olds.content(k)
+		if err != nil {
+			return nil, err
+		}
+		why := "path with other numbers"
+		if m.olds.entries[k].path == m.news.entries[i].path {
+			why = "same path"
+		}
+		c = append(c, candidate{k, why, b})
+	}
+	return c, nil
+}
+
+func (m *maker) unpack(data []byte) *redeflate.Unpacked {
+	u, err := redeflate.Unpack(data, redeflate.Options{})
+	if err != nil {
+		return nil
+	}
+	return u
+}
+
+// patch tries each candidate and none, and keeps the smallest.
+func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *made) error {
+	best := f.info.Bytes
+	if f.info.Method == "" {
+		best = math.MaxInt64
+	}
+	for _, c := range cands {
+		actions, err := diffActions(ctx, data, [][]byte{c.data})
+		if err != nil {
+			return err
+		}
+		n := m.cost(actions)
+		if n >= best {
+			continue
+		}
+		best = n
+		f.rec.method, f.rec.sources = methodPatch, []source{{index: c.index}}
+		f.actions, f.recipe = actions, nil
+		f.info.Method, f.info.Source, f.info.Bytes, f.info.Why = "patch", m.olds.entries[c.index].path, n, c.why
+		m.place(f)
+	}
+	if best > f.rec.size/8 {
+		whole := []action{{op: op{kind: opInsert, length: f.rec.size}, data: data}}
+		n := m.cost(whole)
+		if n < best {
+			if n > f.rec.size*31/32 {
+				whole[0].kind = opRaw
+			}
+			f.rec.method, f.rec.sources, f.rec.cloned = methodPatch, nil, false
+			f.actions, f.recipe, f.written = whole, nil, f.rec.size
+			f.info.Method, f.info.Source, f.info.Bytes, f.info.Why = "whole", "", n, "nothing smaller was found"
+		}
+	}
+	return nil
+}
+
+// cost estimates what actions add to the bundle: their data compressed alone, and
+// about two bytes for an operation.
+func (m *maker) cost(actions []action) int64 {
+	var raw int64
+	var b []byte
+	for i := range actions {
+		a := &actions[i]
+		if a.kind == opRaw {
+			raw += a.length
+		} else {
+			b = append(b, a.data...)
+		}
+	}
+	z := <-m.estimate
+	n := len(z.EncodeAll(b, nil))
+	m.estimate <- z
+	return int64(n) + raw + int64(2*len(actions))
+}
+
+// place decides whether the file starts as a clone of its first source: if that
+// spares blocks. It counts what must be written.
+func (m *maker) place(f *made) {
+	blocks := (f.rec.size + blockSizeFS - 1) / blockSizeFS
+	dirty := make([]bool, blocks)
+	at := int64(0)
+	for i := range f.actions {
+		a := &f.actions[i]
+		same := a.pos == at && (a.kind == opCopy || a.kind == opAdd)
+		switch {
+		case same && a.kind == opAdd:
+			for k, d := range a.data {
+				if d != 0 {
+					dirty[(at+int64(k))/blockSizeFS] = true
+				}
+			}
+		case !same && a.length > 0:
+			for b := at / blockSizeFS; b <= (at+a.length-1)/blockSizeFS; b++ {
+				dirty[b] = true
+			}
+		}
+		at += a.length
+	}
+	var n int64
+	for _, d := range dirty {
+		if d {
+			n++
+		}
+	}
+	f.rec.cloned = n*8 < blocks*7
+	f.written = f.rec.size
+	if f.rec.cloned {
+		f.written = n * blockSizeFS
+	}
+}
+
+// restore patches what is inside of a compressed file.
+func (m *maker) restore(ctx context.Context, i int, data []byte, u *redeflate.Unpacked, cands []candidate, f *made) error {
+	return nil
+}
