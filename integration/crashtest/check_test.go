@@ -33,7 +33,6 @@ func (s *poolState) String() string { return fmt.Sprintf("%+v", *s) }
 // readPool reads the state of a pool, every byte of it. What the record names and is
 // not there, or differs from its digest, is an error.
 func readPool(dir string) (_ *poolState, err error) {
-	ctx := context.Background()
 	p, err := subvolumes.Open(dir)
 	var no *subvolumes.NotPoolError
 	if errors.As(err, &no) && !no.Lost {

@@ -2,7 +2,6 @@ package crashtest
 
 import (
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,16 +18,16 @@ const (
 // youth is a device from the factory to its first resets.
 func youth(s shipped, view string) []step {
 	return []step{
-		{row: "init", args: []string{"init", ""}, again: []int{codeExists}},
+		{row: "init", args: []string{"init", "POOL"}, again: []int{codeExists}},
 		{row: "base import", args: []string{"base", "import", "1", s.file("tree1")}, again: []int{codeExists}},
 		{row: "overlay add", args: []string{"overlay", "add", "system", "--path", "/"}, again: []int{codeExists}},
 		{row: "overlay add", args: []string{"overlay", "add", "data", "--path", "/var/lib/app", "--path", "/home"}, again: []int{codeExists}},
 		{row: "overlay add", args: []string{"overlay", "add", "conf", "--path", "/etc", "--follow-base"}, again: []int{codeExists}},
 		{row: "key add", args: []string{"key", "add", s.file("vendor.pub")}},
-		{row: "mount (first deployment)", args: []string{"mount", view}, after: umountView(view), repeat: bootOnly},
+		{row: "mount (first deployment)", args: []string{"mount", view}, after: umountView(view), view: view, repeat: bootOnly},
 		{row: "update", args: []string{"update", s.file("1-2.btrovl")}, again: []int{codeExists},
 			before: both(write("data", "var/lib/app/db", "rows"), write("system", "usr/bin/local", "#!/bin/sh"), write("conf", "etc/app.conf", "a = 1"))},
-		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), repeat: bootOnly},
+		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
 		{row: "mark-good", args: []string{"mark-good"}, before: write("conf", "etc/app.conf", "a = 2")},
 		{row: "backup create", args: []string{"backup", "create"}, before: write("data", "var/lib/app/db", "more rows")},
 		{row: "reset --keep data", args: []string{"reset", "--keep", "data", "--yes"}},
@@ -43,11 +42,11 @@ func youth(s shipped, view string) []step {
 func age(s shipped, view string) []step {
 	return []step{
 		{row: "update (live view)", args: []string{"update", s.file("2-3.btrovl")}, again: []int{codeExists},
-			before: both(write("data", "home/letter", "dear"), mountView(view)), after: umountView(view)},
-		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), repeat: bootOnly},
-		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), repeat: bootOnly},
-		{row: "boot (last try)", args: []string{"boot", view}, after: umountView(view), repeat: bootOnly},
-		{row: "boot (falls back)", args: []string{"boot", view}, after: umountView(view), repeat: bootOnly},
+			before: both(write("data", "home/letter", "dear"), mountView(view)), after: umountView(view), view: view},
+		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
+		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
+		{row: "boot (last try)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
+		{row: "boot (falls back)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
 		{row: "overlay remove", args: []string{"overlay", "remove", "conf"}, again: []int{codeUnknown}},
 		{row: "gc", args: []string{"gc"}, before: write("system", "etc/motd", "hello")},
 		{row: "base import", args: []string{"base", "import", "4", s.file("tree3")}, again: []int{codeExists}},
@@ -55,7 +54,7 @@ func age(s shipped, view string) []step {
 		{row: "reset --to-factory", args: []string{"reset", "--to-factory", "--yes"}},
 		{row: "rollback", args: []string{"rollback"}},
 		{row: "update --next-boot", args: []string{"update", "--next-boot", s.file("2-3.btrovl")}, again: []int{codeExists},
-			before: mountView(view), after: umountView(view)},
+			before: mountView(view), after: umountView(view), view: view},
 		{row: "rollback (ends a trial)", args: []string{"rollback"}},
 		{row: "gc", args: []string{"gc"}},
 	}
@@ -78,7 +77,7 @@ func grownUp(t testing.TB, s shipped) *crashdisk.Image {
 			must(t, st.repeat(pool))
 			continue
 		}
-		_, err := run(t, pool, st.args...)
+		_, err := run(t, pool, st.argv(pool)...)
 		must(t, err)
 	}
 	must(t, slot.Remount())
@@ -94,12 +93,6 @@ func newDisk(t testing.TB) *crashdisk.Image {
 	img, err := crashdisk.Format(256<<20, "-m", "single")
 	must(t, err)
 	return img
-}
-
-// results collects the rows of all tests of this package.
-var results struct {
-	sync.Mutex
-	commands table
 }
 
 // Every command that changes a pool, cut at every point.

@@ -56,16 +56,27 @@ type step struct {
 	after  func(t testing.TB, pool string) // clears up; not attacked
 	again  []int                           // exit codes of the command when it had been done already (0 is always right)
 	repeat func(pool string) error         // what a repetition runs instead of args
+	view   string                          // where it mounts a view, or where one is mounted meanwhile
+}
+
+// argv is the command line; POOL stands for the pool.
+func (s *step) argv(pool string) []string {
+	args := slices.Clone(s.args)
+	for i, a := range args {
+		if a == "POOL" {
+			args[i] = pool
+		}
+	}
+	return args
 }
 
 // A window is a recorded step: what the pool was before and after, and which
 // operations of the recording belong to it.
 type window struct {
 	*step
-	from, to    int
-	old, new    *poolState
-	done        string // the mark after which only the new state is right
-	durableFrom int
+	from, to int
+	old, new *poolState
+	done     string // the mark after which only the new state is right
 }
 
 // A life is a recording of many commands, one after another, on one disk.
@@ -113,7 +124,7 @@ func live(t testing.TB, img *crashdisk.Image, steps []step) *life {
 		w.old = state()
 		w.from = mark(fmt.Sprintf("begin %d", i))
 		must(t, rec.Step(st.row, limit+time.Minute, func() error {
-			if _, err := run(t, pool, st.args...); err != nil {
+			if _, err := run(t, pool, st.argv(pool)...); err != nil {
 				return fmt.Errorf("%s: %w", st.row, err)
 			}
 			return nil
@@ -302,7 +313,7 @@ func (w window) doAgain(t testing.TB, pool string, which int) (*poolState, error
 	if w.repeat != nil {
 		err = w.repeat(pool)
 	} else {
-		_, err = run(t, pool, w.args...)
+		_, err = run(t, pool, w.argv(pool)...)
 	}
 	if code := exitCode(err); code != 0 && (which == 0 || !slices.Contains(w.again, code)) {
 		return nil, fmt.Errorf("the command repeated in state %d (exit code %d): %w", which, code, err)

@@ -1,0 +1,282 @@
+package crashtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/crashdisk"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// codeSpace is the exit code of cmd/btrovl for a lack of space.
+const codeSpace = 10
+
+// fill takes the free space of the file system at mnt but for about leave bytes, and
+// returns what it took.
+func fill(t testing.TB, mnt string, leave int64) (file string) {
+	t.Helper()
+	file = filepath.Join(mnt, "fill")
+	f, err := os.Create(file)
+	must(t, err)
+	defer f.Close()
+	for chunk, end := int64(32<<20), int64(0); chunk >= 64<<10; {
+		// Allocated, so that it is not merged and not compressed; without writing it.
+		if err := unix.Fallocate(int(f.Fd()), 0, end, chunk); err != nil {
+			chunk /= 2
+			continue
+		}
+		end += chunk
+	}
+	st, err := f.Stat()
+	must(t, err)
+	must(t, f.Truncate(max(0, st.Size()-leave)))
+	must(t, syncfs(mnt))
+	return file
+}
+
+// On a file system with ever more room left, update either is refused before it starts,
+// fails, or succeeds; the pool is old or new, and nothing is left over.
+func TestFullUpdate(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	img := grownUp(t, s)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	tab := &table{}
+	defer tab.print(t, "Update on a full file system")
+	var refused, failed, done int
+	for _, leave := range []int64{0, 256 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20, 64 << 20} {
+		pool := mountPool(t, slot, img)
+		old, err := readPool(pool)
+		must(t, err)
+		file := fill(t, filepath.Dir(pool), leave)
+		out, err := run(t, pool, "update", s.file("2-3.btrovl"))
+		have, rerr := readPool(pool)
+		must(t, rerr)
+		which, _ := differ(have, old)
+		switch code := exitCode(err); {
+		case code == 0:
+			done++
+			which = 1
+			if have.Bases["3"] == "" {
+				t.Errorf("%d bytes left: update succeeded and base 3 is not there", leave)
+			}
+		case code != codeSpace:
+			t.Errorf("%d bytes left: exit code %d, want %d: %s", leave, code, codeSpace, out)
+		case which != 0:
+			t.Errorf("%d bytes left: update failed, and the pool is not the old one:\n%v\n%v", leave, have, old)
+		case strings.Contains(out, "needed"):
+			refused++
+		default:
+			failed++
+		}
+		tab.add(fmt.Sprintf("update, %d KiB left", leave>>10), which)
+		if parts, _ := filepath.Glob(pool + "/bases/*.partial"); len(parts) > 0 {
+			t.Errorf("%d bytes left: a stage is left over: %v", leave, parts)
+		}
+		// With room again, the same command does it.
+		must(t, os.Remove(file))
+		must(t, syncfs(filepath.Dir(pool)))
+		if which == 0 {
+			if _, err := run(t, pool, "update", s.file("2-3.btrovl")); err != nil {
+				t.Errorf("%d bytes left: not even afterwards: %v", leave, err)
+			}
+		}
+		must(t, slot.Unmount())
+	}
+	t.Logf("%d refused with figures before they began, %d failed, %d succeeded", refused, failed, done)
+	if refused == 0 || done == 0 {
+		t.Error("want both: refusals and successes")
+	}
+}
+
+// On a full disk a reset must work: it is what a person does about it.
+func TestFullReset(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	pool := mountPool(t, slot, grownUp(t, s))
+	// The space is taken by what the reset throws away.
+	old, err := readPool(pool)
+	must(t, err)
+	file := fill(t, filepath.Dir(pool), 0)
+	if err := os.WriteFile(filepath.Join(filepath.Dir(pool), "more"), make([]byte, 1<<20), 0o600); err == nil {
+		t.Log("the file system was not quite full")
+	}
+	for _, args := range [][]string{{"reset", "--keep", "data", "--yes"}, {"rollback"}, {"reset", "--yes"}, {"gc"}} {
+		if _, err := run(t, pool, args...); err != nil {
+			t.Errorf("on a full disk: %v", err)
+		}
+	}
+	have, err := readPool(pool)
+	must(t, err)
+	if have.Active == old.Active {
+		t.Error("the reset did nothing")
+	}
+	must(t, os.Remove(file))
+	must(t, slot.Unmount())
+}
+
+// Through a view of a full file system: writes fail with ENOSPC at the write, copy up
+// leaves no half file, and what is there stays readable.
+func TestFullView(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	pool := mountPool(t, slot, grownUp(t, s))
+	view := viewDir(t)
+	mountView(view)(t, pool)
+	must(t, os.WriteFile(view+"/etc/before", []byte("kept"), 0o644))
+	must(t, syncPath(view+"/etc/before"))
+	file := fill(t, filepath.Dir(pool), 0)
+
+	f, err := os.Create(view + "/etc/large")
+	if err == nil {
+		var werr error
+		block := bytes.Repeat([]byte("x"), 1<<20)
+		for i := 0; i < 512 && werr == nil; i++ {
+			_, werr = f.Write(block)
+		}
+		if werr == nil {
+			werr = f.Sync()
+		}
+		if !errors.Is(werr, unix.ENOSPC) {
+			t.Errorf("512 MiB written to a full disk: %v, want ENOSPC", werr)
+		}
+		f.Close()
+	} else if !errors.Is(err, unix.ENOSPC) {
+		t.Errorf("create on a full disk: %v", err)
+	}
+	// Copy up shares blocks, so it may succeed; if not, the file is the old one, whole.
+	want, err := os.ReadFile(s.file("tree2/usr/lib/stays11"))
+	must(t, err)
+	werr := create(view+"/usr/lib/stays11", []byte("tail"), os.O_APPEND)
+	have, err := os.ReadFile(view + "/usr/lib/stays11")
+	if err != nil || !(bytes.Equal(have, want) || bytes.Equal(have, append(bytes.Clone(want), "tail"...))) {
+		t.Errorf("after an append that ended with %v: %d bytes, %v", werr, len(have), err)
+	}
+	if b, err := os.ReadFile(view + "/etc/before"); err != nil || string(b) != "kept" {
+		t.Errorf("a file from before: %q, %v", b, err)
+	}
+	// Room again: the view works on without a remount.
+	must(t, os.Remove(file))
+	os.Remove(view + "/etc/large")
+	must(t, syncfs(filepath.Dir(pool)))
+	if err := create(view+"/etc/after", []byte("works"), os.O_CREATE); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+	umountView(view)(t, pool)
+	must(t, slot.Unmount())
+}
+
+// Commands on a disk whose n-th write fails, and all after it: an error is reported, and
+// on the disk is the old pool or the new one.
+func TestFaultCommands(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	img := grownUp(t, s)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	tab := &table{}
+	defer tab.print(t, "Failing blocks")
+	b := newBudget(t, 15*time.Second)
+	skips := []int{0, 3, 12, 30}
+	if want(t) > 0 {
+		skips = nil
+		for n := range 24 {
+			skips = append(skips, n*n/3)
+		}
+	}
+	view := viewDir(t)
+	all := age(s, view)
+	pick := []step{{row: "update", args: []string{"update", s.file("2-3.btrovl")}, again: []int{codeExists}},
+		{row: "reset --keep data", args: []string{"reset", "--keep", "data", "--yes"}},
+		{row: "backup create", args: []string{"backup", "create"}}, all[5]}
+	for i := range pick {
+		w := window{step: &pick[i]}
+		for k, skip := range skips {
+			if b.spent(k) {
+				break
+			}
+			for _, f := range []crashdisk.Fault{
+				{On: "write", Skip: skip, Errno: syscall.EIO},
+				{On: "write", Skip: skip, Count: 1, Errno: syscall.EIO},
+				{On: "flush", Skip: skip / 4, Errno: syscall.EIO},
+			} {
+				which, err := w.faulty(t, slot, img, f)
+				tab.add(w.row, which)
+				if err != nil {
+					t.Errorf("%s, %+v: %v", w.row, f, err)
+				}
+			}
+		}
+	}
+}
+
+// faulty runs the step on a failing disk and examines what the disk then holds.
+func (w *window) faulty(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image, f crashdisk.Fault) (which int, err error) {
+	t.Helper()
+	rec, err := crashdisk.Record(img)
+	if err != nil {
+		return -1, err
+	}
+	defer rec.Close() // its errors are those that were asked for
+	mnt, err := rec.Mount()
+	if err != nil {
+		return -1, err
+	}
+	pool := poolDir(mnt)
+	if w.old == nil {
+		if w.old, err = readPool(pool); err != nil {
+			return -1, err
+		}
+		// The new state, on a disk that works.
+		p := mountPool(t, slot, img)
+		if _, err := run(t, p, w.argv(p)...); err != nil {
+			return -1, err
+		}
+		if w.new, err = readPool(p); err != nil {
+			return -1, err
+		}
+		if err := slot.Unmount(); err != nil {
+			return -1, err
+		}
+	}
+	if err := rec.Fault(f); err != nil {
+		return -1, err
+	}
+	var cmdErr error
+	if err := rec.Step(w.row, limit+time.Minute, func() error { _, cmdErr = run(t, pool, w.argv(pool)...); return nil }); err != nil {
+		return -1, err
+	}
+	ops, err := rec.Ops()
+	if err != nil {
+		return -1, err
+	}
+	rec.Abort() // the machine is switched off: nothing more is written
+	after, err := rec.Content()
+	if err != nil {
+		return -1, err
+	}
+	rec.Close()
+	s := crashdisk.State{Image: after, At: len(ops), What: "after the fault"}
+	if cmdErr == nil {
+		s.Phase = w.done
+	}
+	return examine(t, slot, *w, s)
+}

@@ -1,0 +1,255 @@
+package crashtest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/crashdisk"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// Every command, killed before its n-th state-changing system call.
+func TestKillCommands(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	tab := &table{}
+	defer tab.print(t, "SIGKILL before the n-th state-changing system call")
+	b := newBudget(t, 20*time.Second)
+	max := 5
+	if want(t) > 0 {
+		max = 60
+	}
+	t.Run("lives", func(t *testing.T) {
+		t.Run("youth", func(t *testing.T) {
+			t.Parallel()
+			killLife(t, newDisk(t), youth(s, viewDir(t)), max, b, tab)
+		})
+		t.Run("age", func(t *testing.T) {
+			t.Parallel()
+			killLife(t, grownUp(t, s), age(s, viewDir(t)), max, b, tab)
+		})
+	})
+}
+
+// killLife goes through a life. Before each step the disk is kept; the step is killed
+// again and again on copies of it, then done.
+func killLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budget, tab *table) {
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	for i := range steps {
+		w := window{step: &steps[i]}
+		// The step to its end: how many calls it makes, and what the new state is.
+		pool := mountPool(t, slot, img)
+		if w.before != nil {
+			w.before(t, pool)
+		}
+		must(t, syncfs(filepath.Dir(pool)))
+		w.old, err = readPool(pool)
+		must(t, err)
+		whole, err := w.killAt(t, pool, 0)
+		must(t, err)
+		if whole.Exit != 0 {
+			t.Fatalf("%s: exit code %d\n%s", w.row, whole.Exit, whole.Output)
+		}
+		w.new, err = readPool(pool)
+		must(t, err)
+		w.clear(t, pool)
+		must(t, slot.Remount())
+		next, err := slot.Content()
+		must(t, err)
+		must(t, slot.Unmount())
+
+		for k, n := range killPoints(len(whole.Calls), max) {
+			if b.spent(k) {
+				break
+			}
+			which, call, err := w.killed(t, slot, img, n)
+			tab.add(w.row, which)
+			if err != nil {
+				t.Errorf("%s, killed before call %d of %d (%s): %v", w.row, n, len(whole.Calls), call, err)
+			}
+		}
+		img = next
+	}
+}
+
+// killPoints chooses among n calls: the last ones, where the commit is, then others.
+func killPoints(n, max int) []int {
+	var out []int
+	for i := n; i > 0 && len(out) < (max+1)/2; i-- {
+		out = append(out, i)
+	}
+	for k := 1; len(out) < min(n, max); k++ {
+		if i := 1 + (k*7919)%n; !slices.Contains(out, i) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func mountPool(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image) string {
+	t.Helper()
+	mnt, err := slot.Mount(img)
+	must(t, err)
+	return poolDir(mnt)
+}
+
+func (w window) killAt(t testing.TB, pool string, n int) (crashdisk.Traced, error) {
+	return crashdisk.KillAt(n, limit, env(pool), btrovl(t), w.argv(pool)...)
+}
+
+// clear takes down a view that a step has mounted, whoever has died.
+func (w window) clear(t testing.TB, pool string) {
+	t.Helper()
+	if w.view == "" {
+		return
+	}
+	run(t, pool, "umount", w.view) // fails where the daemon was killed
+	for i := 0; i < 100 && unix.Unmount(w.view, unix.MNT_DETACH) == nil; i++ {
+	}
+}
+
+// killed kills the step before its n-th call and checks what is left.
+func (w window) killed(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image, n int) (which int, call string, err error) {
+	t.Helper()
+	pool := mountPool(t, slot, img)
+	defer func() {
+		if uerr := slot.Unmount(); err == nil {
+			err = uerr
+		}
+	}()
+	defer w.clear(t, pool)
+	if w.before != nil {
+		w.before(t, pool)
+	}
+	tr, err := w.killAt(t, pool, n)
+	if err != nil {
+		return -1, "", err
+	}
+	if len(tr.Calls) > 0 {
+		call = tr.Calls[len(tr.Calls)-1]
+	}
+	w.clear(t, pool)
+	have, err := readPool(pool)
+	if err != nil {
+		return -1, call, err
+	}
+	which, diff := differ(have, w.old, w.new)
+	if diff != "" {
+		return -1, call, errors.New("neither old nor new:\n" + diff)
+	}
+	if !tr.Killed && which == 0 && w.old.String() != w.new.String() {
+		return -1, call, errors.New("it ended by itself, and nothing is done")
+	}
+	return which, call, w.recover(t, pool, have, which)
+}
+
+// The daemon of a view is killed while programs write through it. Whatever was
+// acknowledged by fsync is there after mounting again.
+func TestKillDaemon(t *testing.T) {
+	testenv.FUSE(t)
+	pool := filepath.Join(testenv.Btrfs(t), "pool")
+	view := viewDir(t)
+	tree := t.TempDir()
+	writeTree(t, tree, 1)
+	for _, args := range [][]string{{"init", pool}, {"base", "import", "1", tree}, {"overlay", "add", "system", "--path", "/"},
+		{"overlay", "add", "data", "--path", "/home"}, {"mount", view}} {
+		_, err := run(t, pool, args...)
+		must(t, err)
+	}
+	rounds := 3
+	if want(t) > 0 {
+		rounds = 20
+	}
+	acked := &sync.Map{} // path below the view: content
+	total := 0
+	for round := range rounds {
+		var wg sync.WaitGroup
+		for worker := range 3 {
+			wg.Go(func() { load(view, round, worker, acked) })
+		}
+		time.Sleep(time.Duration(200+round*37%200) * time.Millisecond)
+		must(t, killViews(t, pool))
+		wg.Wait() // all writers have got their error
+		_, err := run(t, pool, "mount", view)
+		must(t, err)
+		n := 0
+		acked.Range(func(path, content any) bool {
+			n++
+			have, err := os.ReadFile(filepath.Join(view, path.(string)))
+			if err != nil || !bytes.Equal(have, content.([]byte)) {
+				t.Errorf("round %d: %s was acknowledged and has %d bytes now, %d then (%v)", round, path, len(have), len(content.([]byte)), err)
+			}
+			return true
+		})
+		if n == total {
+			t.Errorf("round %d: nothing was written", round)
+		}
+		total = n
+	}
+	t.Logf("killed %d times, %d files acknowledged, none lost", rounds, total)
+	_, err := run(t, pool, "umount", view)
+	must(t, err)
+}
+
+// load writes until the view is gone: new files, replaced files, changed base files.
+func load(view string, round, worker int, acked *sync.Map) {
+	for i := range 10000 {
+		name := fmt.Sprintf("home/r%dw%d-%d", round, worker, i%20)
+		if i%3 == 1 {
+			name = fmt.Sprintf("usr/share/doc/%02d", (worker*7+i)%20)
+			if (worker*7+i)%20%3 != worker { // each file has one writer
+				continue
+			}
+		}
+		data := bytes.Repeat([]byte(fmt.Sprintf("%s round %d step %d\n", name, round, i)), 1+i*11%900)
+		path := filepath.Join(view, name)
+		tmp := path + ".tmp"
+		acked.Delete(name) // from here on either is right
+		if err := errors.Join(create(tmp, data, os.O_CREATE|os.O_TRUNC)); err != nil {
+			return
+		}
+		if os.Rename(tmp, path) != nil || syncPath(filepath.Dir(path)) != nil {
+			return
+		}
+		acked.Store(name, data)
+	}
+}
+
+// killViews kills all daemons that serve views of the pool.
+func killViews(t testing.TB, pool string) error {
+	out, err := run(t, pool, "status", "--json")
+	if err != nil {
+		return err
+	}
+	var status struct {
+		Views []struct {
+			PID int `json:"pid"`
+		} `json:"views"`
+	}
+	if err := json.Unmarshal([]byte(out[strings.Index(out, "{"):]), &status); err != nil {
+		return err
+	}
+	if len(status.Views) == 0 {
+		return errors.New("no view is mounted")
+	}
+	for _, v := range status.Views {
+		if err := syscall.Kill(v.PID, syscall.SIGKILL); err != nil {
+			return err
+		}
+	}
+	return nil
+}
