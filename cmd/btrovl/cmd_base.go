@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/btrovl/btrovl/subvolumes"
-	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
 func (a *app) baseCmd() *cobra.Command {
@@ -20,9 +20,30 @@ func (a *app) baseCmd() *cobra.Command {
 
 // baseReport is one base in "base list --json".
 type baseReport struct {
-	subvolumes.BaseInfo
-	Exclusive   *int64 `json:"exclusive,omitempty"` // bytes that only this base uses
-	Deployments []int  `json:"deployments"`         // that name it
+	Version     string    `json:"version"`
+	Digest      string    `json:"digest"`
+	Bytes       int64     `json:"bytes"` // content of its files
+	Files       int64     `json:"files"`
+	Exclusive   *int64    `json:"exclusive"`   // bytes that no other subvolume shares; null: not measured
+	Deployments []int     `json:"deployments"` // that name it
+	Source      string    `json:"source"`
+	Created     time.Time `json:"created"`
+	Counter     uint64    `json:"counter"`
+	Compatible  string    `json:"compatible"`
+	UUID        string    `json:"uuid"`
+	Received    string    `json:"received_uuid"`
+	Path        string    `json:"path"`
+}
+
+func newBaseReport(p *subvolumes.Pool, r *subvolumes.Record, b subvolumes.BaseInfo) baseReport {
+	rep := baseReport{Version: b.Version, Digest: b.Digest, Bytes: b.Bytes, Files: b.Files, Deployments: []int{}, Source: b.Source,
+		Created: b.Created, Counter: b.Counter, Compatible: b.Compatible, UUID: b.UUID, Received: b.Received, Path: p.BasePath(b.Version)}
+	for _, d := range r.Deployments {
+		if d.Base == b.Version {
+			rep.Deployments = append(rep.Deployments, d.ID)
+		}
+	}
+	return rep
 }
 
 func (a *app) baseListCmd() *cobra.Command {
@@ -37,18 +58,14 @@ func (a *app) baseListCmd() *cobra.Command {
 			return a.read(func(p *subvolumes.Pool, r *subvolumes.Record) error {
 				out := []baseReport{}
 				for _, b := range r.Bases {
-					rep := baseReport{BaseInfo: b, Deployments: []int{}}
-					for _, d := range r.Deployments {
-						if d.Base == b.Version {
-							rep.Deployments = append(rep.Deployments, d.ID)
-						}
-					}
+					rep := newBaseReport(p, r, b)
 					if !fast {
-						n, err := exclusive(ctx, p, b.Version)
+						n, err := p.ExclusiveSize(ctx, b.Version)
 						if err != nil {
 							return err
 						}
-						rep.Exclusive = &n
+						rep.Exclusive = new(int64)
+						*rep.Exclusive = int64(n)
 					}
 					out = append(out, rep)
 				}
@@ -57,16 +74,6 @@ func (a *app) baseListCmd() *cobra.Command {
 		}))
 	c.Flags().BoolVar(&fast, "no-exclusive", false, "do not measure the exclusive size, which reads every extent")
 	return c
-}
-
-func exclusive(ctx context.Context, p *subvolumes.Pool, version string) (int64, error) {
-	f, err := p.OpenBase(version)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	n, err := btrfs.Exclusive(ctx, f)
-	return int64(n), err
 }
 
 func basesText(w io.Writer, r *subvolumes.Record, list []baseReport) {

@@ -77,7 +77,7 @@ func (a *app) baseImport(ctx context.Context, w *subvolumes.Writer, version, fro
 	pr.stop()
 	a.say("base %s: %d files, %s, digest %s", b.Version, b.Files, size(b.Bytes), b.Digest)
 	if a.json {
-		return a.report(baseReport{BaseInfo: b, Deployments: []int{}}, nil)
+		return a.report(newBaseReport(w.Pool(), new(subvolumes.Record), b), nil)
 	}
 	return nil
 }

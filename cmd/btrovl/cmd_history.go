@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,8 +15,19 @@ import (
 
 // historyEntry is a deployment in "history --json".
 type historyEntry struct {
-	subvolumes.Deployment
-	Roles []string `json:"roles"`
+	ID       int                     `json:"id"`
+	Base     string                  `json:"base"`
+	Overlays []subvolumes.OverlayRef `json:"overlays"`
+	Created  time.Time               `json:"created"`
+	Reason   string                  `json:"reason"`
+	Parent   int                     `json:"parent"` // what was active when it was made
+	Good     bool                    `json:"good"`
+	Roles    []string                `json:"roles"`
+}
+
+func newHistoryEntry(r *subvolumes.Record, d subvolumes.Deployment) historyEntry {
+	return historyEntry{d.ID, d.Base, append([]subvolumes.OverlayRef{}, d.Overlays...), d.Created, d.Reason, d.Parent, d.Good,
+		append([]string{}, r.Roles(d.ID)...)}
 }
 
 func (a *app) historyCmd() *cobra.Command {
@@ -29,7 +41,7 @@ func (a *app) historyCmd() *cobra.Command {
 			return a.read(func(p *subvolumes.Pool, r *subvolumes.Record) error {
 				list := []historyEntry{}
 				for _, d := range slices.Backward(r.Deployments) {
-					list = append(list, historyEntry{d, append([]string{}, r.Roles(d.ID)...)})
+					list = append(list, newHistoryEntry(r, d))
 				}
 				fallbacks := append([]subvolumes.Fallback{}, r.Fallbacks...)
 				return a.report(map[string]any{"deployments": list, "fallbacks": fallbacks}, func(w io.Writer) {

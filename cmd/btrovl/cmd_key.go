@@ -139,7 +139,7 @@ func (a *app) keyRevokeCmd() *cobra.Command {
 				}
 				_, revoked := keyDirs(p)
 				if err := bundle.RevokeKey(revoked, args[0], reason); err != nil {
-					return coded(codeUnknown, err, knownHint("key", known)...)
+					return coded(codeUnknown, err, "known: "+orDash(strings.Join(known, ", ")))
 				}
 				if !found {
 					a.warn("key %s was not known here; it is revoked all the same", strings.ToUpper(args[0]))

@@ -160,7 +160,7 @@ func explain(err error) (code int, hints []string) {
 	case errors.As(err, &busy):
 		return codeBusy, []string{"wait for it, or let this command wait: --wait 5m"}
 	case errors.As(err, &unknown):
-		return codeUnknown, knownHint(unknown.Kind, unknown.Known)
+		return codeUnknown, unknownHint(unknown)
 	case errors.As(err, &exists):
 		return codeExists, nil
 	case errors.As(err, &inUse):
@@ -201,11 +201,22 @@ func kindOf(code int) string {
 	return "error"
 }
 
-func knownHint(kind string, known []string) []string {
-	if len(known) == 0 {
-		return []string{"there is none yet"}
+// unknownHint says how there comes to be one where there is none.
+func unknownHint(e *subvolumes.UnknownError) []string {
+	if len(e.Known) > 0 {
+		return nil // the message lists them
 	}
-	return []string{"known: " + strings.Join(known, ", ")}
+	switch e.Kind {
+	case "base":
+		return []string{"import one: btrovl base import VERSION TREE"}
+	case "overlay":
+		return []string{"define one: btrovl overlay add NAME --path PATH"}
+	case "deployment":
+		return []string{"the first mount makes one: btrovl mount MOUNTPOINT"}
+	case "backup":
+		return []string{"make one: btrovl backup create"}
+	}
+	return nil
 }
 
 func signatureHint(trusted []string) []string {
