@@ -2,9 +2,6 @@
 package delta
 
 import (
-	"context"
-	"errors"
-	"io"
 	"os"
 
 	"github.com/btrovl/btrovl/delta/bundle"
@@ -101,18 +98,6 @@ type Plan struct {
 	Files   int64
 }
 
-// NewPlan chooses the base among those present (their digests decide) and says
-// what is needed. Error: *WrongBaseError.
-func NewPlan(m *bundle.Manifest, have []bundle.BaseID) (*Plan, error) {
-	return nil, errors.ErrUnsupported
-}
-
-// CheckDevice refuses bundles for other devices and older ones.
-// Errors: *CompatibleError, *DowngradeError.
-func CheckDevice(m *bundle.Manifest, compatible string, counter uint64) error {
-	return errors.ErrUnsupported
-}
-
 // Parent names the subvolume that the receiver of an exported stream has.
 type Parent struct {
 	UUID     [16]byte // its received UUID, or its own where it was not received
@@ -126,15 +111,6 @@ type ExportOptions struct {
 	Spool    string // directory for temporary files, "": os.TempDir
 	Jobs     int
 	Progress func(done, total int64)
-}
 
-// ExportStream expands a bundle to a plain btrfs send stream that stock `btrfs
-// receive` accepts. base is the tree that the bundle starts from, nil for a full one.
-func ExportStream(ctx context.Context, br *bundle.Reader, base *os.File, w io.Writer, o ExportOptions) error {
-	return errors.ErrUnsupported
-}
-
-// Files lists how each file travels. It reads the payload but needs no base.
-func Files(ctx context.Context, br *bundle.Reader) ([]FileInfo, error) {
-	return nil, errors.ErrUnsupported
+	BaseDigest string // as in ApplyOptions
 }

@@ -30,7 +30,7 @@ type demux struct {
 
 	mu      sync.Mutex
 	cond    *sync.Cond
-	streams [numStreams]*stream
+	streams [numStreams]*substream
 	queued  int   // bytes in all queues
 	starved bool  // the consumer waits for a stream whose decoder waits for input
 	ended   bool  // the end frame was read
@@ -46,8 +46,8 @@ const (
 	blockAhead = 4        // and work this many ahead
 )
 
-// A stream is the consumer's end of one stream; it is not for several goroutines.
-type stream struct {
+// A substream is the consumer's end of one stream; it is not for several goroutines.
+type substream struct {
 	d   *demux
 	buf []byte // rest of the current block; the consumer's own
 	cur []byte // the current block, to be returned
@@ -65,7 +65,7 @@ func newDemux(src io.Reader, h *sectionHead) *demux {
 	d := &demux{src: src}
 	d.cond = sync.NewCond(&d.mu)
 	for i := range d.streams {
-		d.streams[i] = &stream{d: d}
+		d.streams[i] = &substream{d: d}
 	}
 	d.wg.Add(1 + numStreams)
 	go d.pump()
@@ -153,7 +153,7 @@ func short(err error) error {
 }
 
 // decode runs the decoder of a stream.
-func (s *stream) decode(c codec, dict uint32) {
+func (s *substream) decode(c codec, dict uint32) {
 	defer s.d.wg.Done()
 	err := s.run(c, dict)
 	s.d.mu.Lock()
@@ -162,7 +162,7 @@ func (s *stream) decode(c codec, dict uint32) {
 	s.d.mu.Unlock()
 }
 
-func (s *stream) run(c codec, dict uint32) error {
+func (s *substream) run(c codec, dict uint32) error {
 	in := &queueReader{s: s}
 	if !in.fill() { // an empty stream has no frame, and its decoder would not even start
 		return in.err
@@ -202,7 +202,7 @@ func (s *stream) run(c codec, dict uint32) error {
 }
 
 // next fetches the next block for the consumer.
-func (s *stream) next() error {
+func (s *substream) next() error {
 	d := s.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -232,7 +232,7 @@ func (s *stream) next() error {
 	return nil
 }
 
-func (s *stream) Read(p []byte) (int, error) {
+func (s *substream) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -246,7 +246,7 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (s *stream) ReadByte() (byte, error) {
+func (s *substream) ReadByte() (byte, error) {
 	if len(s.buf) == 0 {
 		if err := s.next(); err != nil {
 			return 0, err
@@ -259,7 +259,7 @@ func (s *stream) ReadByte() (byte, error) {
 
 // queueReader is the decoder's end of a stream.
 type queueReader struct {
-	s   *stream
+	s   *substream
 	buf []byte
 	err error
 }
