@@ -204,7 +204,7 @@ var callTable = map[string]func(a *actor, o *Op) (Result, error){
 		}
 		m, err := Tree(ctx, a.path)
 		if err != nil {
-			return Result{}, err
+			return Result{}, errors.New(err.Error()) // with the path, not the errno alone
 		}
 		b, err := json.Marshal(m)
 		return Result{Out: string(b)}, err

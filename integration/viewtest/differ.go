@@ -274,7 +274,13 @@ func (r *run) trees() error {
 			if err != nil {
 				return r.fail(len(r.ops), i, "tree, %s: %v", as, err)
 			}
-			if diff := DiffTrees(as, "native", got, want, 5); diff != nil {
+			wanted := want
+			if as == "kernel again" {
+				// Where base and upper are two subvolumes, overlayfs shows different files
+				// with one st_ino: what looks like hard links there tells nothing.
+				got, wanted = WithoutLinks(got), WithoutLinks(want)
+			}
+			if diff := DiffTrees(as, "native", got, wanted, 5); diff != nil {
 				return r.fail(len(r.ops), i, "the trees differ:\n  %s\n", strings.Join(diff, "\n  "))
 			}
 			return nil

@@ -526,7 +526,9 @@ func fileHandles(t *testing.T, root string) {
 			t.Errorf("the handle of %s opens inode %d, expected %d", name, st.Ino, want.Ino)
 		}
 		ok(t, os.RemoveAll(filepath.Join(root, "moved")))
-		_, err = unix.OpenByHandleAt(int(mount.Fd()), h, unix.O_RDONLY)
+		if fd, err = unix.OpenByHandleAt(int(mount.Fd()), h, unix.O_RDONLY); err == nil {
+			unix.Close(fd)
+		}
 		wantErr(t, err, unix.ESTALE)
 	}
 }

@@ -83,6 +83,15 @@ func flagString(flags int) string {
 	return strings.Join(s, "|")
 }
 
+// short makes a path readable: the name of 255 bytes is written "L255".
+func short(p string) string {
+	p = strings.ReplaceAll(p, names[len(names)-1], "L255")
+	if len(p) > 80 {
+		p = fmt.Sprintf("%s…[%d]", p[:40], len(p))
+	}
+	return p
+}
+
 // String writes an op so that a reader can do it again by hand.
 func (o Op) String() string {
 	var b strings.Builder
@@ -94,9 +103,7 @@ func (o Op) String() string {
 		sep = ", "
 	}
 	path := func(dir int, p string) {
-		if len(p) > 80 {
-			p = fmt.Sprintf("%s…[%d]", p[:40], len(p))
-		}
+		p = short(p)
 		if dir != 0 {
 			add("fd%d/%q", dir, p)
 		} else {

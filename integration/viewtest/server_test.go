@@ -182,7 +182,7 @@ func startView(ctx context.Context, spec serveSpec) (*viewProcess, error) {
 	}
 	p := &viewProcess{spec: spec, exited: make(chan struct{}), log: &logBuffer{}}
 	p.cmd = exec.Command("/proc/self/exe")
-	p.cmd.Env = append(os.Environ(), serveEnv+"="+string(b), "GOTRACEBACK=all")
+	p.cmd.Env = append(os.Environ(), serveEnv+"="+string(b), "GOTRACEBACK=1")
 	p.cmd.Stderr = p.log
 	pr, pw, err := os.Pipe()
 	if err != nil {

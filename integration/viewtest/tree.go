@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"regexp"
 	"sort"
 	"strings"
 
@@ -22,7 +23,7 @@ func Tree(ctx context.Context, dir string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &treeWalk{ctx: ctx, out: map[string]string{}, first: map[[2]uint64]string{}}
+	w := &treeWalk{ctx: ctx, out: map[string]string{}, links: map[[2]uint64]int{}}
 	err = w.dir(fd, "")
 	return w.out, err
 }
@@ -30,7 +31,7 @@ func Tree(ctx context.Context, dir string) (map[string]string, error) {
 type treeWalk struct {
 	ctx   context.Context
 	out   map[string]string
-	first map[[2]uint64]string // (dev, ino) → first path of a file with several names
+	links map[[2]uint64]int // (dev, ino) of a file with several names → its number
 }
 
 // dir describes a directory and what is in it, and closes fd.
@@ -42,7 +43,7 @@ func (w *treeWalk) dir(fd int, path string) error {
 	}
 	entries, err := readEntries(fd, 1<<15)
 	if err != nil {
-		return fmt.Errorf("reading directory %q: %w", path, err)
+		return fmt.Errorf("reading directory %q: %w", short(path), err)
 	}
 	sort.Slice(entries, func(i, j int) bool { return entries[i].name < entries[j].name })
 	if err := w.describe(fd, ".", path, 0); err != nil {
@@ -53,13 +54,13 @@ func (w *treeWalk) dir(fd int, path string) error {
 			continue
 		}
 		if i > 0 && entries[i-1].name == e.name {
-			return fmt.Errorf("directory %q lists %q twice", path, e.name)
+			return fmt.Errorf("directory %q lists %q twice", short(path), e.name)
 		}
 		sub := strings.TrimPrefix(path+"/"+e.name, "/")
 		if e.typ == unix.DT_DIR {
 			next, err := unix.Openat(fd, e.name, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 			if err != nil {
-				return fmt.Errorf("opening %q: %w", sub, err)
+				return fmt.Errorf("opening %q: %w", short(sub), err)
 			}
 			if err := w.dir(next, sub); err != nil {
 				return err
@@ -76,7 +77,7 @@ func (w *treeWalk) dir(fd int, path string) error {
 func (w *treeWalk) describe(dir int, name, path string, typ byte) error {
 	var st unix.Stat_t
 	if err := unix.Fstatat(dir, name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return fmt.Errorf("%q is listed, but: %w", path, err)
+		return fmt.Errorf("%q is listed, but: %w", short(path), err)
 	}
 	s := statString(&st)
 	if typ != 0 && uint32(typ)<<12 != st.Mode&unix.S_IFMT {
@@ -94,14 +95,14 @@ func (w *treeWalk) describe(dir int, name, path string, typ byte) error {
 	case unix.S_IFREG:
 		fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("open %q: %w", path, err)
+			return fmt.Errorf("open %q: %w", short(path), err)
 		}
 		f := os.NewFile(uintptr(fd), path)
 		h := crc32.NewIEEE()
 		n, err := io.Copy(h, f)
 		f.Close()
 		if err != nil {
-			return fmt.Errorf("read %q: %w", path, err)
+			return fmt.Errorf("read %q: %w", short(path), err)
 		}
 		if n != st.Size {
 			s += fmt.Sprintf(" BUT %d BYTES", n)
@@ -110,15 +111,14 @@ func (w *treeWalk) describe(dir int, name, path string, typ byte) error {
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFDIR && st.Nlink > 1 {
 		id := [2]uint64{uint64(st.Dev), st.Ino}
-		if first, ok := w.first[id]; ok {
-			s += " = " + first
-		} else {
-			w.first[id] = path
+		if w.links[id] == 0 {
+			w.links[id] = len(w.links) + 1
 		}
+		s += fmt.Sprintf(" link#%d", w.links[id])
 	}
 	x, err := xattrs(at)
 	if err != nil {
-		return fmt.Errorf("xattrs of %q: %w", path, err)
+		return fmt.Errorf("xattrs of %q: %w", short(path), err)
 	}
 	w.out[path] = s + x
 	return nil
@@ -145,6 +145,17 @@ func xattrs(path string) (string, error) {
 		fmt.Fprintf(&s, " %s=%s", name, v)
 	}
 	return s.String(), nil
+}
+
+var linkNumber = regexp.MustCompile(` link#\d+`)
+
+// WithoutLinks forgets which names are one file (but not how many names it has).
+func WithoutLinks(tree map[string]string) map[string]string {
+	out := make(map[string]string, len(tree))
+	for p, s := range tree {
+		out[p] = linkNumber.ReplaceAllString(s, "")
+	}
+	return out
 }
 
 // DiffTrees returns one line for each difference, at most max of them.
@@ -174,11 +185,7 @@ func DiffTrees(gotName, wantName string, got, want map[string]string, max int) [
 			}
 			return "(missing)"
 		}
-		show := p
-		if len(show) > 100 {
-			show = fmt.Sprintf("%s…[%d]", show[:60], len(show))
-		}
-		out = append(out, fmt.Sprintf("%q\n    %-9s %s\n    %-9s %s", show, gotName, line(got), wantName, line(want)))
+		out = append(out, fmt.Sprintf("%q\n    %-9s %s\n    %-9s %s", short(p), gotName, line(got), wantName, line(want)))
 	}
 	return out
 }
