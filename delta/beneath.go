@@ -19,6 +19,9 @@ func openBeneath(root *os.File, path string, flags int, mode uint32) (*os.File, 
 	if path == "" {
 		path = "."
 	}
+	if flags&unix.O_CREAT == 0 {
+		mode = 0 // openat2 refuses a mode that means nothing
+	}
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NOCTTY),
 		Mode:    uint64(mode),
