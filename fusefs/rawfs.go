@@ -175,6 +175,9 @@ func (f *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 			s.Valid |= m.ours
 		}
 	}
+	if in.Valid&fuse.FATTR_FH == 0 {
+		s.Valid |= overlay.ByPath
+	}
 	var a overlay.Attr
 	if err := f.u.Setattr(n, &s, &a); err != nil {
 		return f.status(err)

@@ -1,13 +1,152 @@
 package fusefs
 
 import (
+	"bufio"
 	"context"
-	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/overlay"
 )
 
-// Switch lets the view show the layers of next from now on.
-func (v *View) Switch(ctx context.Context, next overlay.Config) (SwitchReport, error) {
-	return SwitchReport{}, errors.New("not yet")
+// Switch lets the view show the layers of next from now on. What is open or mapped
+// keeps its content, what is mounted below stays, and when Switch returns nothing
+// old is found by name any more. Requests wait only while the layers are exchanged
+// (SwitchReport.Paused). A Freeze ends with it. If ctx ends before that, the view
+// goes on with what it had.
+func (v *View) Switch(ctx context.Context, next overlay.Config) (r SwitchReport, err error) {
+	v.switching.Lock()
+	defer v.switching.Unlock()
+	start := time.Now()
+	busy, err := v.mountsBelow()
+	if err != nil {
+		return r, fmt.Errorf("cannot switch the view at %s: %w", v.mountpoint, err)
+	}
+	plan, err := v.u.Prepare(ctx, next, busy)
+	if err != nil {
+		return r, fmt.Errorf("cannot switch the view at %s: %w", v.mountpoint, err)
+	}
+	c, err := v.commit(plan, &r)
+	if err != nil {
+		return r, fmt.Errorf("cannot switch the view at %s: %w", v.mountpoint, err)
+	}
+	// From a goroutine that serves no request, and without any lock that a request
+	// needs: the kernel waits for lookups under way in the directory.
+	v.tell(&c)
+	r.Changed = len(c.Gone) + len(c.Added) + len(c.Content)
+	r.Nodes = c.Nodes
+	r.Total = time.Since(start)
+	v.log.Info("switched", "mountpoint", v.mountpoint, "base", next.Base.Name(), "gone", len(c.Gone), "added", len(c.Added),
+		"directories", len(c.Content), "nodes", c.Nodes, "paused", r.Paused, "total", r.Total)
+	return r, nil
+}
+
+func (v *View) commit(plan *overlay.Plan, r *SwitchReport) (c overlay.Changes, err error) {
+	v.mu.Lock() // no timer thaws meanwhile
+	frozen := !v.frozen.IsZero()
+	if !frozen {
+		v.mu.Unlock()
+		c, r.Paused, err = plan.Commit(false)
+		v.mu.Lock()
+	} else {
+		c, r.Paused, err = plan.Commit(true)
+		if err == nil {
+			v.frozen = time.Time{}
+			v.timer.Stop()
+			v.u.Thaw()
+		}
+	}
+	if err == nil {
+		v.switches++
+	}
+	v.mu.Unlock()
+	return c, err
+}
+
+// tell lets the kernel forget what a switch changed. Names in the deepest
+// directories come first: a removed directory must have lost its entries.
+func (v *View) tell(c *overlay.Changes) {
+	for _, g := range c.Gone {
+		switch st := v.server.DeleteNotify(g.Parent, g.Child, g.Name); st {
+		case fuse.OK, fuse.ENOENT:
+		default:
+			// Still used below; it is not found by name any more.
+			v.log.Debug("a removed name is in use", "name", g.Name, "status", st)
+			v.server.EntryNotify(g.Parent, g.Name)
+		}
+	}
+	for _, a := range c.Added {
+		v.server.EntryNotify(a.Parent, a.Name)
+	}
+	for _, id := range c.Content {
+		// The kernel may be reading the old list this moment; this waits for it.
+		v.server.EntryNotify(id, handshakeName)
+		v.server.InodeNotify(id, 0, 0)
+	}
+	for _, id := range c.Attrs {
+		v.server.InodeNotify(id, -1, 0)
+	}
+}
+
+// mountsBelow returns the paths in the view on which something is mounted, in any
+// mount namespace, and all paths above them.
+func (v *View) mountsBelow() (map[string]bool, error) {
+	busy := map[string]bool{}
+	files, err := filepath.Glob("/proc/[0-9]*/mountinfo")
+	if err != nil {
+		return nil, err
+	}
+	seen := map[string]bool{}
+	for _, f := range append([]string{"/proc/self/mountinfo"}, files...) {
+		ns, err := os.Readlink(filepath.Dir(f) + "/ns/mnt")
+		if err != nil || seen[ns] {
+			continue // the process is gone, or its namespace was read
+		}
+		seen[ns] = true
+		v.busyIn(f, busy)
+	}
+	return busy, nil
+}
+
+func (v *View) busyIn(mountinfo string, busy map[string]bool) {
+	f, err := os.Open(mountinfo)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	dev := fmt.Sprintf("%d:%d", unix.Major(v.dev), unix.Minor(v.dev))
+	mounts := map[string]mountLine{}
+	var all []mountLine
+	sc := bufio.NewScanner(f)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		if m, ok := parseMount(sc.Text()); ok {
+			mounts[m.id] = m
+			all = append(all, m)
+		}
+	}
+	for _, m := range all {
+		p, ok := mounts[m.parent]
+		if !ok || p.dev != dev || m.id == m.parent {
+			continue
+		}
+		rel, ok := strings.CutPrefix(m.point, strings.TrimSuffix(p.point, "/"))
+		if !ok {
+			continue
+		}
+		// p may itself be a bind mount of a directory of the view.
+		path := strings.Trim(p.root+rel, "/")
+		if p.root == "/" {
+			path = strings.Trim(rel, "/")
+		}
+		for ; path != "" && path != "."; path = strings.TrimPrefix(filepath.Dir("/"+path), "/") {
+			busy[path] = true
+		}
+	}
 }

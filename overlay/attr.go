@@ -51,6 +51,7 @@ const (
 	SetAtimeNow
 	SetMtimeNow
 	KillPriv // an unprivileged caller truncates: clear set-id bits
+	ByPath   // truncate, not ftruncate or O_TRUNC: changes no time if it changes no size
 )
 
 // SetAttr is a change of attributes.
@@ -112,7 +113,7 @@ func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
 				return err
 			}
 		}
-		if err := unix.Ftruncate(o.fd, s.Size); err != nil {
+		if err := truncate(o.fd, s); err != nil {
 			return err
 		}
 	}
@@ -135,6 +136,16 @@ func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
 	}
 	a.Ino = n.ino
 	return nil
+}
+
+func truncate(fd int, s *SetAttr) error {
+	if s.Valid&ByPath != 0 {
+		var st Attr
+		if err := (at{fd, ""}).stat(&st); err != nil || int64(st.Size) == s.Size {
+			return err
+		}
+	}
+	return unix.Ftruncate(fd, s.Size)
 }
 
 func pickTime(valid, set, now uint32, t unix.StatxTimestamp) unix.Timespec {

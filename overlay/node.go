@@ -226,6 +226,7 @@ func (t *table) dropNameLocked(l *link) {
 			t.takeLocked(a)
 			n.first.name, n.first.parent, n.first.alias = a.name, a.parent, a.alias
 			t.insertLocked(&n.first)
+			a.parent = nil
 		} else {
 			n.first.parent = nil
 		}
@@ -236,6 +237,7 @@ func (t *table) dropNameLocked(l *link) {
 				break
 			}
 		}
+		l.parent = nil
 	}
 	t.noteLocked(n)
 	t.reapLocked(parent)

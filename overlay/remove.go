@@ -193,6 +193,9 @@ func (u *Union) detach(n *Node, l *layer, path string) {
 	l.retain()
 	u.detachedCount.Add(1)
 	n.set(detached|hasLower, hasUpper|onTrie|synth|multi)
+	if u.tab.links[n.ino] == n {
+		delete(u.tab.links, n.ino) // a name found later leads to another object
+	}
 }
 
 // Rmdir removes an empty directory.
