@@ -162,8 +162,15 @@ func (w *Writer) newOverlay(def OverlayDef, from source) (OverlayRef, error) {
 		return OverlayRef{}, err
 	}
 	name := incarnation(def.Name, n)
-	if err := w.makeIncarnation(dir, name, def, lower, from); err != nil {
-		btrfs.DestroySubvolume(dir, name) // if this fails, it is garbage
+	// Every step of it can meet a full disk, not only the first.
+	err = w.withReserve(func() error {
+		err := w.makeIncarnation(dir, name, def, lower, from)
+		if err != nil {
+			btrfs.DestroySubvolume(dir, name) // if this fails, it is garbage
+		}
+		return err
+	})
+	if err != nil {
 		return OverlayRef{}, err
 	}
 	return OverlayRef{Name: def.Name, Subvolume: name, Paths: def.Paths, FollowBase: def.FollowBase}, nil
@@ -191,9 +198,9 @@ func (w *Writer) makeIncarnation(dir *os.File, name string, def OverlayDef, lowe
 		return err
 	}
 	if from.snapshot != nil {
-		err = w.withReserve(func() error { return btrfs.Snapshot(dir, name, from.snapshot, false) })
+		err = btrfs.Snapshot(dir, name, from.snapshot, false)
 	} else {
-		err = w.withReserve(func() error { return btrfs.CreateSubvolume(dir, name) })
+		err = btrfs.CreateSubvolume(dir, name)
 	}
 	if err != nil {
 		return err
