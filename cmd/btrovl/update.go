@@ -154,7 +154,7 @@ func (u *update) apply(ctx context.Context) error {
 	if err := u.space(); err != nil {
 		return err
 	}
-	if err := fence(u.pool.Dir(), runDir, "/dev/null"); err != nil {
+	if err := fence(u.pool.Dir(), runDir); err != nil {
 		return fmt.Errorf("cannot fence the decoder in: %w", err)
 	}
 	o := delta.ApplyOptions{Jobs: u.jobs, BaseVersion: u.report.From, Progress: u.progress.start("apply")}
