@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"fmt"
 	"path"
 	"sort"
 	"strings"
@@ -113,4 +114,11 @@ func nearest(inv *inventory, all []int, p string, n int) []int {
 		out = append(out, c.i)
 	}
 	return out
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }

@@ -30,7 +30,8 @@ type maker struct {
 	news     *inventory
 	keep     []int
 	match    *matcher
-	newBySum map[tree.Sum]int // first new file with that content
+	newBySum map[tree.Sum]int // first new file with that content that has a record
+	early    map[int]bool     // new files with a record that are made before all archives
 	w        *streamWriter
 	c        cursor
 	report   *Report
@@ -284,6 +285,10 @@ func (m *maker) order() []int {
 		}
 	}
 	order := append(first, last...)
+	m.early = make(map[int]bool, len(first))
+	for _, i := range first {
+		m.early[i] = true
+	}
 	for _, i := range order {
 		if _, ok := m.newBySum[m.news.sums[i]]; !ok {
 			m.newBySum[m.news.sums[i]] = i
@@ -292,10 +297,27 @@ func (m *maker) order() []int {
 	return order
 }
 
-// archive guesses whether a file holds others.
+// archive guesses from its first bytes whether a file is large and holds others.
 func (m *maker) archive(i int) bool {
 	e := &m.news.entries[i]
-	return e.size > 1<<20 && bytes.Contains([]byte(e.path), []byte("initrd"))
+	if e.size < 1<<20 {
+		return false
+	}
+	f, _, err := openRegular(m.news.root, e.path)
+	if err != nil {
+		return false // reading it will fail again, and be reported
+	}
+	defer f.Close()
+	var head [6]byte
+	if _, err := f.ReadAt(head[:], 0); err != nil {
+		return false
+	}
+	for _, magic := range []string{"\x1f\x8b", "070701", "070702", "PK\x03\x04"} {
+		if bytes.HasPrefix(head[:], []byte(magic)) {
+			return true
+		}
+	}
+	return false
 }
 
 // file finds the smallest way to make a new file.
@@ -321,7 +343,7 @@ func (m *maker) best(ctx context.Context, i int, f *made) error {
 		return err
 	}
 	if u := m.unpack(data); u != nil {
-		if err := m.restore(ctx, i, data, u, cands, f); err != nil {
+		if err := m.restore(ctx, data, u, cands, f); err != nil {
 			return err
 		}
 	}
@@ -386,7 +408,7 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 		best = math.MaxInt64
 	}
 	for _, c := range cands {
-		actions, err := diffActions(ctx, data, [][]byte{c.data})
+		actions, err := diffFile(ctx, data, c.data)
 		if err != nil {
 			return err
 		}
@@ -468,9 +490,4 @@ func (m *maker) place(f *made) {
 	if f.rec.cloned {
 		f.written = n * blockSizeFS
 	}
-}
-
-// restore patches what is inside of a compressed file.
-func (m *maker) restore(ctx context.Context, i int, data []byte, u *redeflate.Unpacked, cands []candidate, f *made) error {
-	return nil
 }

@@ -1,0 +1,124 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+
+	"github.com/btrovl/btrovl/delta/redeflate"
+	"github.com/btrovl/btrovl/subvolumes/tree"
+)
+
+// maxExpanded is how much of an old file's inside is worth having on the device: it
+// must be decompressed there, and beyond memoryFirstMax it goes through the disk.
+const maxExpanded = 32 << 20
+
+// restore patches what is inside of a compressed file: members that are files of the
+// system cost nothing, the rest is compared with the inside of an old version.
+func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked, cands []candidate, f *made) error {
+	var sources []source
+	var old []byte
+	for _, c := range cands {
+		if len(c.data) > maxExpanded {
+			continue
+		}
+		var b bytes.Buffer
+		if err := redeflate.Expand(&b, bytes.NewReader(c.data), int64(len(c.data))); err != nil || b.Len() > maxExpanded {
+			continue
+		}
+		old = b.Bytes()
+		sources = append(sources, source{index: c.index, expanded: true})
+		f.info.Source, f.info.Why = m.olds.entries[c.index].path, c.why
+		break
+	}
+	// What is a member of an archive and a file of the system is copied; the rest is one text.
+	type piece struct {
+		member bool
+		pos, n int64
+	}
+	var pieces []piece
+	var rest []byte
+	total, members := int64(len(old)), 0
+	at := make(map[source]int64) // position of a source in the address space
+	for _, s := range u.Segments {
+		p := u.Plain[s.Offset : s.Offset+s.Length]
+		if src, ok := m.member(s, p); ok && len(sources) < maxSources {
+			pos, seen := at[src]
+			if !seen {
+				pos = total
+				at[src] = pos
+				sources = append(sources, src)
+				total += s.Length
+			}
+			pieces = append(pieces, piece{true, pos, s.Length})
+			members++
+			continue
+		}
+		rest = append(rest, p...)
+		if k := len(pieces) - 1; k >= 0 && !pieces[k].member {
+			pieces[k].n += s.Length
+		} else {
+			pieces = append(pieces, piece{n: s.Length})
+		}
+	}
+	patch, err := diffActions(ctx, rest, sourcesOf(old))
+	if err != nil {
+		return err
+	}
+	var actions []action
+	for _, p := range pieces {
+		if p.member {
+			actions = append(actions, action{op: op{kind: opCopy, length: p.n, pos: p.pos}})
+			continue
+		}
+		for n := p.n; n > 0; {
+			a := patch[0]
+			if a.length > n {
+				patch[0] = a.cut(n)
+				a.length = n
+				if a.data != nil {
+					a.data = a.data[:n]
+				}
+			} else {
+				patch = patch[1:]
+			}
+			actions = append(actions, a)
+			n -= a.length
+		}
+	}
+	f.rec.method, f.rec.sources, f.rec.cloned = methodRestore, sources, false
+	f.rec.plain, f.rec.recipe = int64(len(u.Plain)), int64(len(u.Recipe))
+	f.actions, f.recipe, f.written = actions, u.Recipe, f.rec.size
+	f.info.Method, f.info.Bytes = methodNames[methodRestore], m.cost(actions)+int64(len(u.Recipe))
+	if members > 0 {
+		f.info.Why = plural(members, "member is a file", "members are files") + " of the system"
+	}
+	return nil
+}
+
+// cut returns what remains of an action behind its first n bytes.
+func (a action) cut(n int64) action {
+	a.length -= n
+	if a.kind == opCopy || a.kind == opAdd {
+		a.pos += n
+	}
+	if a.data != nil {
+		a.data = a.data[n:]
+	}
+	return a
+}
+
+// member finds the file of the system that a member of an archive is.
+func (m *maker) member(s redeflate.Segment, p []byte) (source, bool) {
+	if s.Kind != redeflate.Member || len(p) == 0 {
+		return source{}, false
+	}
+	sum := tree.Sum(sha256.Sum256(p))
+	if k, ok := m.match.same(sum, s.Path); ok {
+		return source{index: k}, true
+	}
+	if k, ok := m.newBySum[sum]; ok && m.early[k] {
+		return source{index: k, new: true}, true
+	}
+	return source{}, false
+}
