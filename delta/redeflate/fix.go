@@ -61,6 +61,9 @@ func newReplay(b []byte, at int) (*replay, error) {
 		if err != nil {
 			return nil, err
 		}
+		if n == 0 {
+			return nil, r.blocks.fail("there are no blocks")
+		}
 		r.count = int(min(n, 1<<29))
 		if err := r.nextBlock(0); err != nil {
 			return nil, err
@@ -163,7 +166,7 @@ func (r *replay) ended(i, guess int, _, atEnd bool) (bool, error) {
 	if !atEnd && i+1 >= r.count {
 		return false, r.blocks.fail("there are too few blocks")
 	}
-	return i+1 == r.count, nil
+	return i+1 >= r.count, nil
 }
 
 func (r *replay) write(i int, b *blockWriter, plan blockType, data func() ([]byte, error), last bool) (bool, error) {
