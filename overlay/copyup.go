@@ -277,11 +277,31 @@ func copyPlain(dst, src int, off, size int64) error {
 	return unix.Fdatasync(dst)
 }
 
-// linkFD gives a nameless file a name.
+// linkFD gives a nameless file a name, and makes the descriptor one of that name.
+//
+// Without the latter an fsync through it is lost: btrfs logs the new directories
+// above the descriptor's dentry, and that of a file born nameless stays in the
+// directory of its birth (integration/crashtest's TestCrashView and TestTmpfileFsync;
+// kernel 6.18).
 func linkFD(fd int, dst at) error {
+	var st Attr
+	if err := (at{fd, ""}).stat(&st); err != nil {
+		return err
+	}
 	err := unix.Linkat(fd, "", dst.fd, dst.name, unix.AT_EMPTY_PATH)
 	if err == unix.ENOENT || err == unix.EPERM { // no CAP_DAC_READ_SEARCH
 		err = unix.Linkat(unix.AT_FDCWD, procPath(at{fd, ""}), dst.fd, dst.name, unix.AT_SYMLINK_FOLLOW)
+	}
+	if err != nil || st.Nlink > 0 {
+		return err
+	}
+	named, err := openBeneath(dst.fd, dst.name, unix.O_RDWR, 0)
+	if err == nil {
+		err = unix.Dup3(named, fd, unix.O_CLOEXEC)
+		unix.Close(named)
+	}
+	if err != nil {
+		unix.Unlinkat(dst.fd, dst.name, 0)
 	}
 	return err
 }

@@ -107,6 +107,10 @@ func prepareMountpoint(path string, warn func(string, ...any)) (string, error) {
 		}
 		var st unix.Stat_t
 		err = unix.Stat(abs, &st)
+		if err == nil && m != nil && m.fsType == fsType {
+			var fs unix.Statfs_t // stat may be answered from what the kernel has cached of a dead view
+			err = unix.Statfs(abs, &fs)
+		}
 		switch {
 		case errors.Is(err, unix.ENOTCONN) && m != nil && m.fsType == fsType:
 			warn("the process that served the view at %s is gone; what it left is taken away", abs)
