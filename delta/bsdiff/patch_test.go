@@ -16,6 +16,12 @@ func pack(t testing.TB, new []byte, sources [][]byte) [NumStreams][]byte {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return packOps(t, ops, new, sources)
+}
+
+// packOps encodes operations.
+func packOps(t testing.TB, ops []Op, new []byte, sources [][]byte) [NumStreams][]byte {
+	t.Helper()
 	var bufs [NumStreams]bytes.Buffer
 	var w Writers
 	for i := range bufs {

@@ -8,19 +8,20 @@ type region struct {
 	new, old, n int
 }
 
-// scan finds the regions of p, in order. This is the method of Colin Percival's
+// scan finds the regions of p, in order, whose first bytes may lie at start in the
+// old text. This is the method of Colin Percival's
 // bsdiff: walk along the new file; leave the current alignment (old position minus
 // new position) only for an exact match that explains at least 8 bytes more than
 // the alignment does; then let the old and the new alignment grow towards each
 // other while more than half of the bytes match.
-func scan(ctx context.Context, x *index, p []byte) ([]region, error) {
+func scan(ctx context.Context, x *index, p []byte, start int) ([]region, error) {
 	const (
 		better = 8  // bytes that a new alignment must gain
 		skip   = 32 // equal bytes that are not worth a search
 	)
 	var out []region
-	cur := region{}   // its length is not known yet
-	at, known := 0, 0 // old[at+offset…known+offset] has been compared: score
+	cur := region{old: start} // its length is not known yet
+	at, known := 0, 0         // old[at+offset…known+offset] has been compared: score
 	score := 0
 	for rounds := 1; at < len(p); rounds++ {
 		if rounds&0xfff == 0 && ctx.Err() != nil {
