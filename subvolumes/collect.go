@@ -119,7 +119,7 @@ func (p *Pool) findGarbage(r *Record) (*garbage, error) {
 		return nil, err
 	}
 	for _, n := range names {
-		if n == nameStateNew || n == nameStateOld+".new" {
+		if n == nameStateNew || n == nameStateOld+".new" || n == nameReserveNew {
 			g.files = append(g.files, n)
 		}
 	}
@@ -267,6 +267,9 @@ func (w *Writer) sweep(ctx context.Context, g *garbage) ([]Removed, error) {
 			continue
 		}
 		out = append(out, Removed{Kind: "temporary", Name: name})
+	}
+	if len(g.bases)+len(g.overlays) > 0 {
+		errs = append(errs, btrfs.Sync(w.p.dir)) // else the space is freed within half a minute
 	}
 	return out, errors.Join(errs...)
 }

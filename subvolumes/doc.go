@@ -6,7 +6,7 @@
 //	  state                       the record, JSON (see [Record])
 //	  state.new, state.old        the next one while it is written; the one before
 //	  lock                        flock of the one writer; its process id and command
-//	  reserve                     preallocated space for a full disk
+//	  reserve                     space kept for a full disk: data and metadata
 //	  bases/<version>             read-only subvolume
 //	  bases/<version>.meta        what rebuilding a lost state needs (JSON)
 //	  bases/<version>.partial     stage: writable, being built

@@ -22,9 +22,11 @@ const (
 	nameStateOld = "state.old"
 	nameLock     = "lock"
 	nameReserve  = "reserve"
-	dirBases     = "bases"
-	dirOverlays  = "overlays"
-	dirBackups   = "backups"
+
+	nameReserveNew = "reserve.new"
+	dirBases       = "bases"
+	dirOverlays    = "overlays"
+	dirBackups     = "backups"
 )
 
 // Pool is an open pool. It holds a directory handle and no copy of the record: the
@@ -79,7 +81,7 @@ func (p *Pool) init() error {
 	// What an interrupted Init leaves may be there, nothing else.
 	for _, name := range names {
 		switch name {
-		case nameStateNew, nameLock, nameReserve:
+		case nameStateNew, nameLock, nameReserve, nameReserveNew:
 			continue
 		case dirBases, dirOverlays, dirBackups:
 			sub, err := p.openDir(name)

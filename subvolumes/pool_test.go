@@ -2,6 +2,7 @@ package subvolumes
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/integration/testenv"
+	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
 func TestInitAndOpen(t *testing.T) {
@@ -150,29 +152,33 @@ func TestSpace(t *testing.T) {
 	}
 }
 
-// fill writes until the file system is full: large files, then small ones.
+// fill takes all space: of data by one file, of metadata by small ones.
 func fill(t *testing.T, dir string) {
 	t.Helper()
 	must(t, os.MkdirAll(dir, 0o755))
-	block := make([]byte, 1<<20)
-	for i := range block {
-		block[i] = byte(i * i)
-	}
-	for size := len(block); size >= 1024; size /= 4 {
-		for n := 0; n < 100000; n++ {
-			f, err := os.Create(dir + "/" + strings.Repeat("f", 1+size%7) + time.Now().Format("150405.000000000"))
-			if err != nil {
-				break
-			}
-			_, err = f.Write(block[:size])
-			if err == nil {
-				err = f.Sync()
+	d, err := os.Open(dir)
+	must(t, err)
+	defer d.Close()
+	n := 0
+	for range 3 { // what a commit gives back is taken again
+		f, err := os.Create(fmt.Sprintf("%s/big%d", dir, n))
+		if err == nil {
+			for size, off := int64(1<<30), int64(0); size >= 4096; size /= 2 {
+				for unix.Fallocate(int(f.Fd()), 0, off, size) == nil {
+					off += size
+				}
 			}
 			f.Close()
-			if err != nil {
+		}
+		for ; n < 200000; n++ {
+			if os.WriteFile(fmt.Sprintf("%s/%d", dir, n), make([]byte, 2000), 0o644) != nil {
 				break
 			}
 		}
+		btrfs.Syncfs(d) // may fail on a full disk
+	}
+	if err := os.WriteFile(dir+"/last", make([]byte, 2000), 0o644); !errors.Is(err, unix.ENOSPC) {
+		t.Fatalf("the disk is not full after %d files: %v", n, err)
 	}
 }
 
@@ -191,8 +197,11 @@ func TestFullDisk(t *testing.T) {
 	_, err = w.Deploy(ctx, Deployment{Base: "2", Reason: "update"}, DeployOptions{Trial: 3})
 	must(t, err)
 	fill(t, file(t, p, "data", "var/lib/app/fill"))
-	if err := os.WriteFile(mnt+"/more", make([]byte, 2048), 0o644); err == nil {
-		t.Log("a small file still fits")
+	used := map[string]bool{}
+	p.fault = func(step string) error {
+		var st unix.Stat_t
+		used[step] = unix.Stat(p.Dir()+"/reserve", &st) != nil
+		return nil
 	}
 	for left := 2; left >= 0; left-- {
 		c, err := w.Boot(ctx)
@@ -200,6 +209,9 @@ func TestFullDisk(t *testing.T) {
 		if !c.Trial || c.TriesLeft != left {
 			t.Errorf("boot with %d tries left: %+v", left, c)
 		}
+	}
+	if !used["rename state.new to state"] {
+		t.Errorf("the reserve was not needed: %v", used)
 	}
 	// What reset does.
 	r, err := w.Record()
@@ -223,7 +235,17 @@ func TestFullDisk(t *testing.T) {
 	if _, err = w.Collect(ctx, false); err != nil {
 		t.Error(err)
 	}
-	testenv.Run(t, "btrfs", "subvolume", "sync", mnt)
+	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		must(t, btrfs.Sync(p.dir))
+		sp, err := p.Space()
+		must(t, err)
+		if sp.Free > 50<<20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the space is not freed: %+v", sp)
+		}
+	}
 	must(t, w.Close())
 	var st unix.Stat_t
 	w = lock(t, p)

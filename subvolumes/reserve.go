@@ -3,20 +3,22 @@ package subvolumes
 import (
 	"errors"
 	"fmt"
-	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
-// On a full btrfs, taking a snapshot and writing a file of 2 KB fail while deleting
-// works. So that a commit, a boot count and a reset work there, a preallocated file is
-// kept and deleted when one of them meets ENOSPC.
-const reserveSize = 16 << 20
-
-// smallDisk is below which the reserve is a share of the disk.
-const smallDisk = 64 * reserveSize
+// On a full btrfs, taking a snapshot, making a directory and writing a file of 2 KB
+// fail while deleting works. Mostly it is metadata that is missing, as btrfs reserves
+// 256 KiB of it for every item that an operation may change; a preallocated file only
+// gives data back. So the reserve is a file with 1 MiB of data, for a state too large
+// to be inline, and 8 MiB of metadata: extended attributes that fill a leaf each. It is
+// deleted when a commit, a boot count or a new overlay meets ENOSPC. TestFullDisk holds it.
+const (
+	reserveData     = 1 << 20
+	reserveMetadata = 8 << 20
+)
 
 // ReleaseReserve gives the reserved space back to the file system, at once usable.
 func (w *Writer) ReleaseReserve() error {
@@ -27,29 +29,47 @@ func (w *Writer) ReleaseReserve() error {
 	if err != nil {
 		return fmt.Errorf("release %s/%s: %w", w.p.Dir(), nameReserve, err)
 	}
-	// Freed extents can be used after the transaction that freed them is committed.
+	// Freed space can be used after the transaction that freed it is committed.
 	return btrfs.WaitSync(w.p.dir, 0)
 }
 
-// MakeReserve takes the reserve again, if it is not there.
+// MakeReserve takes the reserve, if it is not there.
 func (w *Writer) MakeReserve() error {
-	sp, err := w.p.Space()
+	dir := int(w.p.dir.Fd())
+	var st unix.Stat_t
+	if unix.Fstatat(dir, nameReserve, &st, unix.AT_SYMLINK_NOFOLLOW) == nil {
+		return nil
+	}
+	err := w.fillReserve()
+	if err == nil {
+		err = unix.Renameat(dir, nameReserveNew, dir, nameReserve) // a part of it is none
+	}
+	if err != nil {
+		unix.Unlinkat(dir, nameReserveNew, 0)
+		return fmt.Errorf("make %s/%s: %w", w.p.Dir(), nameReserve, err)
+	}
+	return nil
+}
+
+func (w *Writer) fillReserve() error {
+	node, err := btrfs.NodeSize(w.p.dir)
 	if err != nil {
 		return err
 	}
-	size := int64(reserveSize)
-	if sp.Total < smallDisk {
-		size = int64(sp.Total / 64)
-	}
-	fd, err := unix.Openat(int(w.p.dir.Fd()), nameReserve, unix.O_WRONLY|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	fd, err := unix.Openat(int(w.p.dir.Fd()), nameReserveNew,
+		unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 	if err != nil {
-		return fmt.Errorf("make %s/%s: %w", w.p.Dir(), nameReserve, err)
+		return err
 	}
-	f := os.NewFile(uintptr(fd), nameReserve)
-	defer f.Close()
-	if err := unix.Fallocate(fd, 0, 0, size); err != nil {
-		unix.Unlinkat(int(w.p.dir.Fd()), nameReserve, 0)
-		return fmt.Errorf("make %s/%s: %w", w.p.Dir(), nameReserve, err)
+	defer unix.Close(fd)
+	if err := unix.Fallocate(fd, 0, 0, reserveData); err != nil {
+		return err
+	}
+	value := make([]byte, node-512) // with its headers a leaf takes one and no second
+	for i := range reserveMetadata / node {
+		if err := unix.Fsetxattr(fd, fmt.Sprintf("user.reserve.%04d", i), value, 0); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -63,7 +83,7 @@ func (w *Writer) renewReserve() {
 	if _, err := w.p.Record(); err != nil { // no pool yet, or one of a newer format
 		return
 	}
-	if sp, err := w.p.Space(); err == nil && sp.Free > 4*reserveSize && sp.MetadataFree() > 4*reserveSize {
+	if sp, err := w.p.Space(); err == nil && sp.Free > 8*reserveData && sp.MetadataFree() > 2*reserveMetadata {
 		w.MakeReserve() // the next Close tries again
 	}
 }

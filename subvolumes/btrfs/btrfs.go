@@ -346,13 +346,44 @@ func WaitSync(f *os.File, transid uint64) error {
 	return nil
 }
 
-// FilesystemUUID returns the fsid.
-func FilesystemUUID(f *os.File) (UUID, error) {
-	buf := make([]byte, 1024)
-	var u UUID
-	if err := ioctl(f, number(dirRead, 31, 1024), buf); err != nil {
-		return u, fmt.Errorf("describe file system of %s: %w", f.Name(), err)
+// Sync commits the running transaction and wakes the kernel's cleaner, which frees
+// the space of deleted subvolumes; by itself it looks every 30 seconds only.
+func Sync(f *os.File) error {
+	if err := ioctl(f, number(dirNone, 8, 0), nil); err != nil {
+		return fmt.Errorf("sync %s: %w", f.Name(), err)
 	}
-	copy(u[:], buf[16:])
-	return u, nil
+	return nil
+}
+
+// fsInfo calls BTRFS_IOC_FS_INFO: max_id 0, devices 8, fsid 16, nodesize 32,
+// sectorsize 36.
+func fsInfo(f *os.File) ([]byte, error) {
+	const size = 1024
+	buf := make([]byte, size)
+	if err := ioctl(f, number(dirRead, 31, size), buf); err != nil {
+		return nil, fmt.Errorf("describe file system of %s: %w", f.Name(), err)
+	}
+	return buf, nil
+}
+
+// FilesystemUUID returns the fsid.
+func FilesystemUUID(f *os.File) (u UUID, err error) {
+	buf, err := fsInfo(f)
+	if err == nil {
+		copy(u[:], buf[16:])
+	}
+	return u, err
+}
+
+// NodeSize returns the size of a metadata block, 4096 to 65536.
+func NodeSize(f *os.File) (int, error) {
+	buf, err := fsInfo(f)
+	if err != nil {
+		return 0, err
+	}
+	n := le.Uint32(buf[32:])
+	if n < 4096 || n > 65536 {
+		return 0, fmt.Errorf("describe file system of %s: node size %d", f.Name(), n)
+	}
+	return int(n), nil
 }
