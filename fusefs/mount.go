@@ -36,7 +36,7 @@ func (e *MountedError) Error() string {
 // the kernel has learned to open without asking. A mount that a dead server left
 // at the mount point is taken away before. Errors: *MountedError.
 func Mount(mountpoint string, u *overlay.Union, o Options) (*View, error) {
-	mountpoint, err := filepath.Abs(mountpoint)
+	mountpoint, err := resolve(mountpoint)
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount: %w", err)
 	}
@@ -68,6 +68,20 @@ func Mount(mountpoint string, u *overlay.Union, o Options) (*View, error) {
 		return nil, fmt.Errorf("cannot mount at %s: %w", mountpoint, err)
 	}
 	return v, nil
+}
+
+// resolve makes a mount point the path that the kernel calls it by. Its last
+// component is not touched: a dead mount may lie there.
+func resolve(mountpoint string) (string, error) {
+	abs, err := filepath.Abs(mountpoint)
+	if err != nil || abs == "/" {
+		return abs, err
+	}
+	if fi, err := os.Lstat(abs); err == nil && fi.Mode()&os.ModeSymlink != 0 {
+		return filepath.EvalSymlinks(abs)
+	}
+	dir, err := filepath.EvalSymlinks(filepath.Dir(abs))
+	return filepath.Join(dir, filepath.Base(abs)), err
 }
 
 func (o *Options) setDefaults() {
@@ -169,25 +183,40 @@ func (v *View) handshake() error {
 	return nil
 }
 
-// cleanDead unmounts what a dead server left at a mount point.
+// cleanDead unmounts what dead servers left at a mount point.
 func cleanDead(mountpoint string) error {
 	for range 16 {
-		var st unix.Stat_t
-		err := unix.Stat(mountpoint, &st)
-		if err == nil {
-			if t, err := mountedAt(mountpoint); err == nil && t == FSType {
-				return &MountedError{mountpoint}
-			}
+		typ, err := mountedAt(mountpoint)
+		if err != nil {
+			return fmt.Errorf("cannot mount at %s: %w", mountpoint, err)
+		}
+		if typ != FSType {
 			return nil
 		}
-		if err != unix.ENOTCONN && err != unix.ECONNABORTED {
-			return fmt.Errorf("cannot mount at %s: %w", mountpoint, err)
+		if alive(mountpoint) {
+			return &MountedError{mountpoint}
 		}
 		if err := unix.Unmount(mountpoint, unix.MNT_DETACH); err != nil {
 			return fmt.Errorf("cannot take away the dead mount at %s: %w", mountpoint, err)
 		}
 	}
 	return fmt.Errorf("cannot mount at %s: dead mounts in many layers", mountpoint)
+}
+
+// alive says whether a server answers, or may do so yet. The attributes of a dead
+// one's root are cached, so stat would not tell; statfs is always asked.
+func alive(mountpoint string) bool {
+	result := make(chan error, 1)
+	go func() {
+		var st unix.Statfs_t
+		result <- unix.Statfs(mountpoint, &st)
+	}()
+	select {
+	case err := <-result:
+		return err != unix.ENOTCONN && err != unix.ECONNABORTED
+	case <-time.After(5 * time.Second):
+		return true
+	}
 }
 
 // mountedAt returns the file system type of the topmost mount at a path, "" if

@@ -98,6 +98,9 @@ func (f *rawFS) Lookup(_ <-chan struct{}, h *fuse.InHeader, name string, out *fu
 
 // lookupDot serves open_by_handle_at.
 func (f *rawFS) lookupDot(n *overlay.Node, name string, out *fuse.EntryOut) fuse.Status {
+	if f.u.Nameless(n) {
+		return fuse.Status(unix.ESTALE) // deleted; who has it open needs no handle
+	}
 	if name == ".." {
 		if n = f.u.Parent(n); n == nil {
 			return fuse.Status(unix.ESTALE)

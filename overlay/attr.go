@@ -51,7 +51,7 @@ const (
 	SetAtimeNow
 	SetMtimeNow
 	KillPriv // an unprivileged caller truncates: clear set-id bits
-	ByPath   // truncate, not ftruncate or O_TRUNC: changes no time if it changes no size
+	ByPath   // truncate, not ftruncate: changes no time if it changes no size
 )
 
 // SetAttr is a change of attributes.
@@ -72,9 +72,21 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 		u.tree.RUnlock()
 		return unix.EINVAL
 	}
-	keep := int64(-1)
+	keep := int64(wholeFile)
 	if s.Valid&SetSize != 0 {
 		keep = s.Size
+		// FUSE does not tell truncate to 0 from open with O_TRUNC, which changes times.
+		if s.Valid&ByPath != 0 && s.Size != 0 {
+			if err := u.getattr(n, a); err != nil {
+				u.tree.RUnlock()
+				return err
+			}
+			if int64(a.Size) == s.Size { // as the kernel has it, this changes no times
+				t := *s
+				t.Valid &^= SetSize
+				s, keep = &t, wholeFile
+			}
+		}
 	}
 	if err := u.copyUp(n, keep); err != nil {
 		u.tree.RUnlock()
@@ -94,7 +106,9 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 }
 
 func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
-	if s.Valid&(SetUID|SetGID) != 0 {
+	if s.Valid&(SetUID|SetGID) != 0 || s.Valid&^ByPath == 0 {
+		// With nothing to set this is chown(-1, -1), which is not nothing: set-id
+		// bits go.
 		uid, gid := -1, -1
 		if s.Valid&SetUID != 0 {
 			uid = int(s.UID)
@@ -107,13 +121,18 @@ func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
 			return err
 		}
 	}
+	if s.Valid&(SetSize|KillPriv) == KillPriv && n.is(setID) {
+		if err := u.dropSetID(n, o); err != nil {
+			return err
+		}
+	}
 	if s.Valid&SetSize != 0 {
 		if s.Valid&KillPriv != 0 && n.is(setID) {
 			if err := u.dropSetID(n, o); err != nil {
 				return err
 			}
 		}
-		if err := truncate(o.fd, s); err != nil {
+		if err := unix.Ftruncate(o.fd, s.Size); err != nil {
 			return err
 		}
 	}
@@ -136,16 +155,6 @@ func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
 	}
 	a.Ino = n.ino
 	return nil
-}
-
-func truncate(fd int, s *SetAttr) error {
-	if s.Valid&ByPath != 0 {
-		var st Attr
-		if err := (at{fd, ""}).stat(&st); err != nil || int64(st.Size) == s.Size {
-			return err
-		}
-	}
-	return unix.Ftruncate(fd, s.Size)
 }
 
 func pickTime(valid, set, now uint32, t unix.StatxTimestamp) unix.Timespec {

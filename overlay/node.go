@@ -347,3 +347,6 @@ func (u *Union) Remember(n *Node) {
 	n.lookups++
 	u.tab.mu.Unlock()
 }
+
+// Nameless says that an object was deleted, or replaced by a switch.
+func (u *Union) Nameless(n *Node) bool { return n.nameless() }

@@ -98,7 +98,10 @@ func (u *Union) Setxattr(n *Node, name string, val []byte, flags int, killSGID b
 // Removexattr removes an attribute.
 func (u *Union) Removexattr(n *Node, name string) error {
 	if _, err := u.Getxattr(n, name, nil); err != nil {
-		return err // nothing to copy up for
+		if err == unix.ENODATA && (name == xattrAccessACL || name == xattrDefaultACL) {
+			return nil // to have no ACL is no error, and nothing to copy up for
+		}
+		return err
 	}
 	return u.changeMeta(n, func(o at) error {
 		if name == xattrDefaultACL {
