@@ -25,6 +25,7 @@ package btrfs
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -140,32 +141,10 @@ func ParseUUID(s string) (u UUID, err error) {
 	if len(s) != 36 || s[8] != '-' || s[13] != '-' || s[18] != '-' || s[23] != '-' {
 		return u, fmt.Errorf("%q is not a UUID", s)
 	}
-	var n int
-	for i := 0; i < len(s); {
-		if s[i] == '-' {
-			i++
-			continue
-		}
-		hi, lo := hex(s[i]), hex(s[i+1])
-		if hi > 15 || lo > 15 {
-			return UUID{}, fmt.Errorf("%q is not a UUID", s)
-		}
-		u[n] = hi<<4 | lo
-		n, i = n+1, i+2
+	if n, err := hex.Decode(u[:], []byte(s[:8]+s[9:13]+s[14:18]+s[19:23]+s[24:])); err != nil || n != len(u) {
+		return UUID{}, fmt.Errorf("%q is not a UUID", s)
 	}
 	return u, nil
-}
-
-func hex(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	case 'A' <= c && c <= 'F':
-		return c - 'A' + 10
-	}
-	return 255
 }
 
 // Info describes a subvolume as BTRFS_IOC_GET_SUBVOL_INFO does. Generations are
@@ -336,8 +315,15 @@ func StartSync(f *os.File) (transid uint64, err error) {
 	return le.Uint64(buf), nil
 }
 
-// WaitSync waits until the transaction is on stable storage; 0 means the running one.
+// WaitSync waits until the transaction is on stable storage; 0 means the running one,
+// which is committed.
 func WaitSync(f *os.File, transid uint64) error {
+	if transid == 0 { // the kernel would only wait for a commit that has begun already
+		var err error
+		if transid, err = StartSync(f); err != nil {
+			return err
+		}
+	}
 	buf := make([]byte, 8)
 	le.PutUint64(buf, transid)
 	if err := ioctl(f, number(dirWrite, 22, 8), buf); err != nil {
