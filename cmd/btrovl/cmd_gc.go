@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -59,7 +60,7 @@ With --forget-previous the previous deployment goes too, and with it the way bac
 func (a *app) gcReport(list []subvolumes.Removed, dry bool, freed int64) error {
 	out := []removedReport{}
 	for _, r := range list {
-		out = append(out, removedReport{r.Kind, r.Name, r.Held})
+		out = append(out, removedReport{r.Kind, strings.TrimPrefix(r.Name, r.Kind+" "), r.Held})
 	}
 	return a.report(map[string]any{"removed": out, "dry_run": dry}, func(w io.Writer) {
 		verb := "removed"

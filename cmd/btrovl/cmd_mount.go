@@ -94,10 +94,10 @@ func (a *app) mount(ctx context.Context, o mountOptions) error {
 			return becomeDaemon(o.readyFD, f)
 		})
 	}
-	if err := a.firstDeployment(ctx, p); err != nil {
+	if o.mountpoint, err = prepareMountpoint(o.mountpoint, a.warn); err != nil {
 		return err
 	}
-	if o.mountpoint, err = prepareMountpoint(o.mountpoint, a.warn); err != nil {
+	if err := a.firstDeployment(ctx, p); err != nil {
 		return err
 	}
 	if done, err := a.attach(ctx, p, o); done || err != nil {

@@ -35,6 +35,8 @@ const scriptTime = 2 * time.Minute
 //	$BTRFS   an empty directory on btrfs
 //	$VIEWS   an empty directory for mount points; what is mounted there is taken away
 //
+//	device.sh  a script that makes a maker's and a device's pool and bundles
+//
 // and these commands besides testscript's own:
 //
 //	code N COMMAND…       the command must end with exit code N
@@ -58,7 +60,11 @@ func TestScripts(t *testing.T) {
 					env.Setenv("VIEWS", views)
 					env.Setenv("BTROVL_CONFIG", filepath.Join(env.WorkDir, "config.toml"))
 					env.Setenv("TMPDIR", env.WorkDir)
-					return nil
+					b, err := os.ReadFile("testdata/lib/device.sh")
+					if err != nil {
+						return err
+					}
+					return os.WriteFile(filepath.Join(env.WorkDir, "device.sh"), b, 0o644)
 				},
 				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 					"code": scriptCode, "json": scriptJSON, "nobody": scriptNobody(t),

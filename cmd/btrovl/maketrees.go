@@ -80,6 +80,10 @@ func (t *makeTrees) tree(ctx context.Context, name string) (delta.Tree, uint64, 
 	if err != nil {
 		return delta.Tree{}, 0, err
 	}
+	b := r.Base(version)
+	if b == nil {
+		return delta.Tree{}, 0, &subvolumes.UnknownError{Kind: "base", Name: version, Known: versions(r)}
+	}
 	root, err := t.pool.OpenBase(version)
 	if err != nil {
 		return delta.Tree{}, 0, err
@@ -88,12 +92,7 @@ func (t *makeTrees) tree(ctx context.Context, name string) (delta.Tree, uint64, 
 	if err := unix.Flock(int(root.Fd()), unix.LOCK_SH|unix.LOCK_NB); err != nil {
 		return delta.Tree{}, 0, fmt.Errorf("base %s is being removed: %w", version, err)
 	}
-	tr := delta.Tree{Version: version, Root: root}
-	var counter uint64
-	if b := r.Base(version); b != nil {
-		tr.Digest, counter = b.Digest, b.Counter
-	}
-	return tr, counter, nil
+	return delta.Tree{Version: version, Digest: b.Digest, Root: root}, b.Counter, nil
 }
 
 // outside opens a directory, or unpacks an archive into a temporary one.
@@ -173,4 +172,12 @@ func syncParent(path string) error {
 	}
 	defer d.Close()
 	return d.Sync()
+}
+
+func versions(r *subvolumes.Record) []string {
+	var out []string
+	for _, b := range r.Bases {
+		out = append(out, b.Version)
+	}
+	return out
 }
