@@ -95,10 +95,16 @@ func (l *loop) forget() error {
 	defer f.Close()
 	var args volArgs
 	copy(args.name[:], l.path())
-	if err := ioctlVolArgs(f, forgetDev, &args); err != nil && !errors.Is(err, unix.ENOENT) {
-		return fmt.Errorf("cannot forget %s: %w", l.path(), err)
+	for i := 0; ; i++ {
+		err := ioctlVolArgs(f, forgetDev, &args)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) || i == 100 {
+			return fmt.Errorf("cannot forget %s: %w", l.path(), err)
+		}
+		time.Sleep(20 * time.Millisecond) // the last user is just leaving
 	}
-	return nil
 }
 
 // loops returns the attached loop devices and their files.

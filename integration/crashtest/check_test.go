@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -63,15 +64,15 @@ func readPool(dir string) (_ *poolState, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("base %s: %w", b.Version, err)
 		}
-		sum, err := digest(f)
+		sum, _, err := tree.Digest(context.Background(), f, tree.DigestOptions{Jobs: 1})
 		f.Close()
 		if err != nil {
 			return nil, fmt.Errorf("base %s: %w", b.Version, err)
 		}
-		if sum != b.Digest {
-			return nil, fmt.Errorf("base %s has digest %s, the record says %s", b.Version, sum, b.Digest)
+		if sum.String() != b.Digest {
+			return nil, fmt.Errorf("base %s has digest %v, the record says %s", b.Version, sum, b.Digest)
 		}
-		s.Bases[b.Version] = sum
+		s.Bases[b.Version] = b.Digest
 	}
 	for _, d := range r.Deployments {
 		if s.Bases[d.Base] == "" {
@@ -125,7 +126,7 @@ func readBackups(p *subvolumes.Pool, s *poolState) error {
 
 func readKeys(dir string, s *poolState) error {
 	for _, sub := range []string{"trusted.d", "revoked.d"} {
-		files, _ := filepath.Glob(filepath.Join(dir, sub, "*"))
+		files, _ := filepath.Glob(filepath.Join(dir, sub, "[^.]*")) // names of temporary files begin with a dot
 		for _, f := range files {
 			b, err := os.ReadFile(f)
 			if err != nil {
@@ -137,9 +138,19 @@ func readKeys(dir string, s *poolState) error {
 	return nil
 }
 
+// digest returns the digest of a tree.
+// With BTROVL_CRASH_VERBOSE it is followed by the tree itself.
 func digest(f *os.File) (string, error) {
-	sum, _, err := tree.Digest(context.Background(), f, tree.DigestOptions{Jobs: 1})
-	return sum.String(), err
+	o := tree.DigestOptions{Jobs: 1}
+	var list strings.Builder
+	if os.Getenv("BTROVL_CRASH_VERBOSE") != "" {
+		o.Entry = func(e *tree.Entry, content tree.Sum) error {
+			fmt.Fprintf(&list, " %s(%o %d %d.%d %.6s)", e.Path, e.Mode, e.Size, e.Mtime.Sec, e.Mtime.Nsec, content)
+			return nil
+		}
+	}
+	sum, _, err := tree.Digest(context.Background(), f, o)
+	return sum.String()[:12] + list.String(), err
 }
 
 func digestBelow(sub *os.File, name string) (string, error) {
@@ -153,6 +164,9 @@ func digestBelow(sub *os.File, name string) (string, error) {
 }
 
 // differ says in what a pool differs from what it may be, "" if it equals one of them.
+//
+// A base that was stored, whole, and not yet deployed is no difference: update stores it
+// first. (Where storing it is all that a command does, the exact comparison decides.)
 func differ(have *poolState, may ...*poolState) (which int, diff string) {
 	for i, m := range may {
 		if have.String() == m.String() {
@@ -160,11 +174,56 @@ func differ(have *poolState, may ...*poolState) (which int, diff string) {
 		}
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "have %v", have)
-	for _, m := range may {
-		fmt.Fprintf(&b, "\nmay  %v", m)
+	for i, m := range may {
+		if have.String() == m.withBases(have, may).String() {
+			return i, ""
+		}
+		fmt.Fprintf(&b, "\nfrom state %d:", i)
+		h, w := have.lines(), m.lines()
+		for _, l := range h {
+			if !slices.Contains(w, l) {
+				b.WriteString("\n\thave " + l)
+			}
+		}
+		for _, l := range w {
+			if !slices.Contains(h, l) {
+				b.WriteString("\n\twant " + l)
+			}
+		}
 	}
-	return -1, b.String()
+	return -1, "it differs" + b.String()
+}
+
+// withBases returns the state with those bases of have that one of the states knows.
+func (s *poolState) withBases(have *poolState, may []*poolState) *poolState {
+	c := *s
+	c.Bases = maps.Clone(s.Bases)
+	for v, d := range have.Bases {
+		for _, m := range may {
+			if m.Bases[v] == d {
+				c.Bases[v] = d
+			}
+		}
+	}
+	return &c
+}
+
+func (s *poolState) lines() []string {
+	out := []string{"roles: " + s.Roles, "active: " + s.Active, "overlays: " + s.Overlays}
+	for v, d := range s.Bases {
+		out = append(out, "base "+v+": "+d)
+	}
+	for id, d := range s.Deployments {
+		out = append(out, fmt.Sprintf("deployment %d: %s", id, d))
+	}
+	for _, b := range s.Backups {
+		out = append(out, "backup: "+b)
+	}
+	for k := range s.Keys {
+		out = append(out, "key "+k)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // kept says whether garbage collection has kept what it must: the active deployment,
@@ -180,9 +239,24 @@ func kept(before, after *poolState) error {
 		return fmt.Errorf("keys or overlays changed:\n%v\nbefore:\n%v", after, before)
 	}
 	for id, d := range after.Deployments {
-		if before.Deployments[id] != d {
+		// The factory deployment may be reduced to what it takes to make it again.
+		if !sameOrToBeMade(before.Deployments[id], d) {
 			return fmt.Errorf("deployment %d: %s\nbefore: %s", id, d, before.Deployments[id])
 		}
 	}
 	return nil
+}
+
+// sameOrToBeMade compares two deployments part by part.
+func sameOrToBeMade(before, after string) bool {
+	b, a := strings.Split(before, "; "), strings.Split(after, "; ")
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if name, ok := strings.CutSuffix(a[i], " to be made"); a[i] != b[i] && !(ok && strings.HasPrefix(b[i], name+" ")) {
+			return false
+		}
+	}
+	return true
 }

@@ -1,6 +1,7 @@
 package crashtest
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -47,7 +48,7 @@ func age(s shipped, view string) []step {
 		{row: "boot (counts a try)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
 		{row: "boot (last try)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
 		{row: "boot (falls back)", args: []string{"boot", view}, after: umountView(view), view: view, repeat: bootOnly},
-		{row: "overlay remove", args: []string{"overlay", "remove", "conf"}, again: []int{codeUnknown}},
+		{row: "overlay remove", args: []string{"overlay", "remove", "conf", "--yes"}, again: []int{codeUnknown}},
 		{row: "gc", args: []string{"gc"}, before: write("system", "etc/motd", "hello")},
 		{row: "base import", args: []string{"base", "import", "4", s.file("tree3")}, again: []int{codeExists}},
 		{row: "base remove", args: []string{"base", "remove", "4"}, again: []int{codeUnknown}},
@@ -60,31 +61,40 @@ func age(s shipped, view string) []step {
 	}
 }
 
-// grownUp returns a disk with the device of youth up to the end of its first trial.
+// grownUp returns a disk with the device of youth after its first backup.
 func grownUp(t testing.TB, s shipped) *crashdisk.Image {
 	t.Helper()
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
-	mnt, err := slot.Mount(newDisk(t))
-	must(t, err)
-	pool := poolDir(mnt)
-	for _, st := range youth(s, "")[:11] {
-		if st.before != nil {
-			st.before(t, pool)
-		}
-		if st.repeat != nil {
-			must(t, st.repeat(pool))
-			continue
-		}
-		_, err := run(t, pool, st.argv(pool)...)
+	made.grown.Do(func() {
+		slot, err := crashdisk.NewSlot()
 		must(t, err)
+		defer slot.Close()
+		mnt, err := slot.Mount(newDisk(t))
+		must(t, err)
+		pool := poolDir(mnt)
+		for _, st := range youth(s, "") {
+			if st.before != nil {
+				st.before(t, pool)
+			}
+			if st.repeat != nil {
+				must(t, st.repeat(pool))
+			} else {
+				_, err := run(t, pool, st.argv(pool)...)
+				must(t, err)
+			}
+			if st.row == "backup create" {
+				break
+			}
+		}
+		must(t, slot.Remount())
+		img, err := slot.Content()
+		must(t, err)
+		must(t, slot.Unmount())
+		made.img = img
+	})
+	if made.img == nil {
+		t.Fatal("the device could not be made: see the first test that needed it")
 	}
-	must(t, slot.Remount())
-	img, err := slot.Content()
-	must(t, err)
-	must(t, slot.Unmount())
-	return img
+	return made.img.Clone()
 }
 
 func newDisk(t testing.TB) *crashdisk.Image {
@@ -122,7 +132,12 @@ func TestCrashCommands(t *testing.T) {
 	}
 }
 
-func viewDir(t testing.TB) string { return filepath.Join(testenv.Dir(t), "view") }
+func viewDir(t testing.TB) string {
+	t.Helper()
+	dir := filepath.Join(testenv.Dir(t), "view")
+	must(t, os.Mkdir(dir, 0o755))
+	return dir
+}
 
 func attackLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budget, tab *table) {
 	l := live(t, img, steps)

@@ -208,7 +208,7 @@ func TestFaultCommands(t *testing.T) {
 		{row: "reset --keep data", args: []string{"reset", "--keep", "data", "--yes"}},
 		{row: "backup create", args: []string{"backup", "create"}}, all[5]}
 	for i := range pick {
-		w := window{step: &pick[i]}
+		w := window{step: &pick[i], done: "done"}
 		for k, skip := range skips {
 			if b.spent(k) {
 				break

@@ -250,6 +250,24 @@ func killViews(t testing.TB, pool string) error {
 		if err := syscall.Kill(v.PID, syscall.SIGKILL); err != nil {
 			return err
 		}
+		if err := dead(v.PID); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// dead waits until a killed process has closed its files.
+func dead(pid int) error {
+	for range 1000 {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return nil
+		}
+		if _, rest, ok := strings.Cut(string(b), ") "); ok && strings.HasPrefix(rest, "Z") {
+			return nil // nobody waits for it, but it holds nothing any more
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return fmt.Errorf("process %d does not die", pid)
 }

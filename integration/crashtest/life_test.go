@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,29 +24,40 @@ type shipped struct{ dir string }
 
 func (s shipped) file(name string) string { return filepath.Join(s.dir, name) }
 
-// ship makes three versions of a system, and bundles from each to the next.
+var made struct {
+	ship  sync.Once
+	s     shipped
+	grown sync.Once
+	img   *crashdisk.Image
+}
+
+// ship makes three versions of a system, and bundles from each to the next; once for
+// all tests.
 func ship(t testing.TB) shipped {
 	t.Helper()
-	s := shipped{filepath.Join(testenv.Btrfs(t), "maker")}
-	must(t, os.Mkdir(s.dir, 0o755))
-	pool := s.file("pool")
-	maker := func(args ...string) {
-		t.Helper()
-		_, err := run(t, pool, args...)
-		must(t, err)
-	}
-	maker("init", pool)
-	maker("bundle", "keygen", s.file("vendor"), "--no-password")
-	for n := 1; n <= 3; n++ {
-		tree := s.file(fmt.Sprintf("tree%d", n))
-		writeTree(t, tree, n)
-		maker("base", "import", fmt.Sprint(n), tree)
-		if n > 1 {
-			maker("bundle", "create", "--from", fmt.Sprint(n-1), "--to", fmt.Sprint(n),
-				"--key", s.file("vendor.key"), "-o", s.file(fmt.Sprintf("%d-%d.btrovl", n-1, n)))
+	btrovl(t)
+	made.ship.Do(func() {
+		s := shipped{workDir(t)}
+		maker := func(args ...string) {
+			t.Helper()
+			_, err := run(t, "/nonexistent", args...)
+			must(t, err)
 		}
+		maker("bundle", "keygen", s.file("vendor"), "--no-password")
+		for n := 1; n <= 3; n++ {
+			writeTree(t, s.file(fmt.Sprintf("tree%d", n)), n)
+		}
+		for n := 1; n <= 2; n++ {
+			maker("bundle", "create", "--from", fmt.Sprintf("%d=%s", n, s.file(fmt.Sprintf("tree%d", n))),
+				"--to", fmt.Sprintf("%d=%s", n+1, s.file(fmt.Sprintf("tree%d", n+1))),
+				"--key", s.file("vendor.key"), "-o", s.file(fmt.Sprintf("%d-%d.btrovl", n, n+1)))
+		}
+		made.s = s
+	})
+	if made.s.dir == "" {
+		t.Fatal("the bundles could not be made: see the first test that needed them")
 	}
-	return s
+	return made.s
 }
 
 // A step is one command in the life of a device.

@@ -22,26 +22,40 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "crashtest:", err)
 		code = 1
 	}
-	if program.dir != "" {
-		os.RemoveAll(program.dir)
+	if work.dir != "" {
+		os.RemoveAll(work.dir)
 	}
 	os.Exit(code)
 }
 
+var work struct {
+	sync.Once
+	dir string
+	err error
+}
+
+// workDir holds what all tests share. It is on the machine's ordinary file system.
+func workDir(t testing.TB) string {
+	t.Helper()
+	work.Do(func() { work.dir, work.err = os.MkdirTemp("", "btrovl-crashtest-") })
+	must(t, work.err)
+	return work.dir
+}
+
 var program struct {
 	sync.Once
-	dir, path string
-	err       error
+	path string
+	err  error
 }
 
 // btrovl returns the path of the program, built from this checkout.
 func btrovl(t testing.TB) string {
 	t.Helper()
+	if p := os.Getenv("BTROVL_PROGRAM"); p != "" { // one that is built already
+		return p
+	}
 	program.Do(func() {
-		if program.dir, program.err = os.MkdirTemp("", "btrovl-crashtest-"); program.err != nil {
-			return
-		}
-		program.path = filepath.Join(program.dir, "btrovl")
+		program.path = filepath.Join(workDir(t), "btrovl")
 		goTool, err := exec.LookPath("go")
 		if err != nil {
 			program.err = err

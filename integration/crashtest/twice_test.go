@@ -1,0 +1,133 @@
+package crashtest
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/btrovl/btrovl/integration/crashdisk"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// The power goes again while the first cut is being recovered from: while the disk is
+// mounted, the command repeated, the garbage collected.
+func TestCrashTwice(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	tab := &table{}
+	defer tab.print(t, "A second cut during recovery")
+	b := newBudget(t, 12*time.Second)
+	every, max := 6, 6 // of the windows, and states of each recovery
+	if n := want(t); n > 0 {
+		every, max = 1, n/40
+	}
+	t.Run("lives", func(t *testing.T) {
+		t.Run("youth", func(t *testing.T) {
+			t.Parallel()
+			cutTwice(t, newDisk(t), youth(s, viewDir(t)), every, max, b, tab)
+		})
+		t.Run("age", func(t *testing.T) {
+			t.Parallel()
+			cutTwice(t, grownUp(t, s), age(s, viewDir(t)), every, max, b, tab)
+		})
+	})
+}
+
+func cutTwice(t *testing.T, img *crashdisk.Image, steps []step, every, max int, b budget, tab *table) {
+	l := live(t, img, steps)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	for i, w := range l.wins {
+		if i%every != every/2 || w.view != "" {
+			continue
+		}
+		// The first cut: in the middle of the command, with half of its writes.
+		plan, err := l.plan.Window(w.from, w.to)
+		must(t, err)
+		plan.From, plan.Max = plan.From+(w.to-w.from)/2, 1
+		states, err := plan.States()
+		must(t, err)
+		for first := range states {
+			w.cutRecovery(t, slot, first, max, b, tab)
+		}
+	}
+}
+
+// cutRecovery records the recovery from one state, and examines the states of that.
+func (w window) cutRecovery(t *testing.T, slot *crashdisk.Slot, first crashdisk.State, max int, b budget, tab *table) {
+	t.Helper()
+	rec, err := crashdisk.Record(first.Image)
+	must(t, err)
+	defer func() { must(t, rec.Close()) }()
+	mnt, err := rec.Mount()
+	must(t, err)
+	pool := poolDir(mnt)
+	var was, again, clean *poolState
+	must(t, rec.Step("recover", 2*limit, func() (err error) {
+		if was, err = readPool(pool); err != nil {
+			return err
+		}
+		which, diff := differ(was, w.old, w.new)
+		if diff != "" {
+			return errors.New(diff)
+		}
+		if again, err = w.doAgain(t, pool, which); err != nil {
+			return err
+		}
+		if err := rec.Mark("repeated"); err != nil {
+			return err
+		}
+		if _, err := run(t, pool, "gc"); err != nil {
+			return err
+		}
+		if clean, err = readPool(pool); err != nil {
+			return err
+		}
+		return rec.Mark("clean")
+	}))
+	must(t, rec.Unmount())
+	ops, err := rec.Ops()
+	must(t, err)
+	states, err := crashdisk.Plan{Base: first.Image, Ops: ops, Max: max, Seed: 17}.States()
+	must(t, err)
+	n := 0
+	for s := range states {
+		may := map[string][]*poolState{"": {was, again, clean}, "repeated": {again, clean}, "clean": {clean}}[s.Phase]
+		which, err := w.examineTwice(t, slot, s, may)
+		tab.add(w.row, which)
+		if err != nil {
+			t.Errorf("%s, first %v, then %v (%q): %v", w.row, first, s, s.Phase, err)
+		}
+		if n++; b.spent(n) {
+			break
+		}
+	}
+}
+
+func (w window) examineTwice(t testing.TB, slot *crashdisk.Slot, s crashdisk.State, may []*poolState) (which int, err error) {
+	t.Helper()
+	mnt, err := slot.Mount(s.Image)
+	if err != nil {
+		return -1, fmt.Errorf("does not mount: %w", err)
+	}
+	defer func() {
+		if uerr := slot.Unmount(); err == nil {
+			err = uerr
+		}
+	}()
+	pool := poolDir(mnt)
+	have, err := readPool(pool)
+	if err != nil {
+		return -1, err
+	}
+	which, diff := differ(have, may...)
+	if diff != "" {
+		return -1, errors.New(diff)
+	}
+	if len(may) < 3 {
+		which = 1
+	}
+	return min(which, 1), w.recover(t, pool, have, min(which, 1))
+}
