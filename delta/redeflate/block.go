@@ -74,8 +74,8 @@ func (b *blockWriter) guessEnd(consumed int64) bool {
 }
 
 // plan builds the codes for the block and chooses how to write it. canStore says
-// that the program would still have the plain of the block in its window.
-func (b *blockWriter) plan(canStore bool) blockType {
+// whether the program would still have the plain of the block in its window.
+func (b *blockWriter) plan(canStore func() bool) blockType {
 	b.litFreq[endOfBlock] = 1
 	lits := b.coder.build(b.litFreq[:], b.lit[:], maxBits)
 	dists := b.coder.build(b.distFreq[:], b.dist[:], maxBits)
@@ -107,7 +107,7 @@ func (b *blockWriter) plan(canStore bool) blockType {
 	bestBytes, fixedBytes := (best+3+7)/8, (fixed+3+7)/8
 	bestBytes = min(bestBytes, fixedBytes)
 	switch {
-	case canStore && b.bytes <= storedMax && uint64(b.bytes)+4 <= bestBytes:
+	case b.bytes <= storedMax && uint64(b.bytes)+4 <= bestBytes && canStore():
 		return storedBlock
 	case fixedBytes == bestBytes:
 		return fixedBlock

@@ -5,12 +5,30 @@ import (
 	"io"
 )
 
-// An encoder is a finder and a blockWriter working together.
+// An encoder turns tokens into a stream. Its buffers are used again.
 type encoder struct {
 	f     finder
+	p     parallel
 	b     blockWriter
 	model model
-	start int64 // offset in plain of the current block
+
+	workers int // finders to use where that is possible
+	src     source
+	start   int64 // offset in plain of the current block
+}
+
+// A source gives the tokens of a plain: one finder, or several side by side.
+type source interface {
+	// run fills out; it returns fewer tokens only at the end of the piece or
+	// of the data.
+	run(out []token) (int, error)
+	// ended reports whether the end is reached, and whether the last token was
+	// a byte that had waited for a match until then. It may have to read.
+	ended() (ended, leftOver bool, err error)
+	// held returns n bytes of plain from an offset, or nil if the program,
+	// being about to search at offset at, has no longer all of them in its
+	// window. With at < 0 it is what this source still has that counts.
+	held(from, n, at int64) []byte
 }
 
 // A blockFixer replaces decisions about blocks that the model gets wrong.
@@ -23,7 +41,7 @@ type blockFixer interface {
 	ended(i, guess int, full, atEnd bool) (last bool, err error)
 	// write may write the block in its own way; plan is the model's choice.
 	// Else it returns false.
-	write(i int, b *blockWriter, plan blockType, data func() ([]byte, error), last bool) (bool, error)
+	write(i int, b *blockWriter, plan blockType, data func() []byte, last bool) (bool, error)
 }
 
 var errBlock = errors.New("block does not fit its description")
@@ -39,6 +57,12 @@ const (
 func (e *encoder) encode(w io.Writer, m model, plain io.Reader, left int64, sum func([]byte), tokens fixer, blocks blockFixer) error {
 	e.model, e.start = m, 0
 	e.f.reset(m, plain, left, sum, tokens)
+	e.src = &e.f
+	if e.workers > 1 && left > 2*jobSize && m.lazy && m.piece == 0 && tokens == nil && blocks == nil {
+		e.p.reset(&e.f, e.workers)
+		defer e.p.stop()
+		e.src = &e.p
+	}
 	e.b.out.reset(w)
 	for {
 		if err := e.blocks(blocks); err != nil {
@@ -87,15 +111,19 @@ func (e *encoder) blocks(fix blockFixer) error {
 			if err != nil {
 				return err
 			}
-			if guess < 0 && k == room && !e.f.trailing && e.full() {
+			_, leftOver, err := e.src.ended()
+			if err != nil {
+				return err
+			}
+			if guess < 0 && k == room && !leftOver && e.full() {
 				guess, full = len(e.b.tokens), true
 			}
-			if k < room || e.f.trailing {
+			if k < room || leftOver {
 				break
 			}
 		}
 		n := len(e.b.tokens)
-		atEnd, err := e.atEnd()
+		atEnd, _, err := e.src.ended()
 		if err != nil {
 			return err
 		}
@@ -134,7 +162,7 @@ func (e *encoder) extend(room int) (int, error) {
 		copy(grown, e.b.tokens)
 		e.b.tokens = grown
 	}
-	k, err := e.f.run(e.b.tokens[n : n+room])
+	k, err := e.src.run(e.b.tokens[n : n+room])
 	e.b.tokens = e.b.tokens[:n+k]
 	if err != nil {
 		return k, err
@@ -168,31 +196,16 @@ func (e *encoder) searched() int64 {
 	return at
 }
 
-// atEnd reports whether all data of the piece has been turned into tokens. It
-// may have to read for that.
-func (e *encoder) atEnd() (bool, error) {
-	if _, err := e.f.more(); err != nil {
-		return false, err
-	}
-	return e.f.finished(), nil
-}
-
 // write writes block i. byFull says that the model ended it because it was full.
 func (e *encoder) write(i int, fix blockFixer, last, byFull bool) error {
-	at := e.f.base + int64(e.f.pos)
+	start, bytes := e.start, e.b.bytes
+	at := start + bytes
 	if byFull {
 		at = e.searched()
 	}
-	plan := e.b.plan(e.start >= e.f.windowBase(at))
-	start, bytes := e.start, e.b.bytes
 	e.start += bytes
-	data := func() ([]byte, error) {
-		from := start - e.f.base
-		if bytes > storedMax || from < 0 || from+bytes > int64(e.f.end) {
-			return nil, errBlock
-		}
-		return e.f.buf[from : from+bytes], nil
-	}
+	plan := e.b.plan(func() bool { return e.src.held(start, bytes, at) != nil })
+	data := func() []byte { return e.src.held(start, bytes, -1) }
 	if fix != nil {
 		if done, err := fix.write(i, &e.b, plan, data, last); err != nil || done {
 			return err
@@ -202,12 +215,12 @@ func (e *encoder) write(i int, fix blockFixer, last, byFull bool) error {
 }
 
 // writeAs writes the block with the codes that plan has built.
-func (b *blockWriter) writeAs(t blockType, data func() ([]byte, error), last bool) error {
+func (b *blockWriter) writeAs(t blockType, data func() []byte, last bool) error {
 	switch t {
 	case storedBlock:
-		d, err := data()
-		if err != nil {
-			return err
+		d := data()
+		if d == nil {
+			return errBlock
 		}
 		b.store(d, last)
 	case fixedBlock:

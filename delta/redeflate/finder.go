@@ -99,34 +99,41 @@ func (f *finder) fill() error {
 		}
 	}
 	for f.end < finderBuffer && !f.eof {
-		room := f.buf[f.end:finderBuffer]
-		if f.left >= 0 && int64(len(room)) > f.left {
-			room = room[:f.left]
-		}
-		if len(room) == 0 {
-			f.eof = true
-			break
-		}
-		n, err := f.r.Read(room)
-		if f.sum != nil && n > 0 {
-			f.sum(room[:n])
-		}
+		n, err := f.read(f.buf[f.end:finderBuffer])
 		f.end += n
-		if f.left >= 0 {
-			f.left -= int64(n)
-			f.eof = f.left == 0
-		}
-		switch {
-		case err == io.EOF && f.left > 0:
-			return io.ErrUnexpectedEOF
-		case err == io.EOF:
-			f.eof = true
-		case err != nil:
+		if err != nil {
 			return err
 		}
 	}
 	clear(f.buf[f.end : f.end+finderPad])
 	return nil
+}
+
+// read reads plain into room, which is not empty, and notes its end.
+func (f *finder) read(room []byte) (int, error) {
+	if f.left >= 0 && int64(len(room)) > f.left {
+		room = room[:f.left]
+	}
+	if len(room) == 0 {
+		f.eof = true
+		return 0, nil
+	}
+	n, err := f.r.Read(room)
+	if f.sum != nil && n > 0 {
+		f.sum(room[:n])
+	}
+	if f.left >= 0 {
+		f.left -= int64(n)
+		f.eof = f.left == 0
+	}
+	if err == io.EOF {
+		if f.left > 0 {
+			return n, io.ErrUnexpectedEOF
+		}
+		f.eof = true
+		return n, nil
+	}
+	return n, err
 }
 
 // horizon returns the end of what may be seen, and whether that is the end of
@@ -199,28 +206,48 @@ func (f *finder) ask(t token, at, ahead int) (token, error) {
 	return t, err
 }
 
-// finished reports whether the piece or the data has been turned into tokens.
-func (f *finder) finished() bool {
+func (f *finder) ended() (ended, leftOver bool, err error) {
+	if _, err := f.more(); err != nil {
+		return false, false, err
+	}
 	limit, final := f.horizon()
-	return final && f.pos >= limit && !f.waiting
+	return final && f.pos >= limit && !f.waiting, f.trailing, nil
+}
+
+func (f *finder) held(from, n, at int64) []byte {
+	i := from - f.base
+	if n > storedMax || i < 0 || i+n > int64(f.end) || at >= 0 && from < f.windowBase(at) {
+		return nil
+	}
+	return f.buf[i : i+n]
 }
 
 // windowBase computes where in plain the program's window of 64 KiB began when
 // it was about to search at offset at.
 func (f *finder) windowBase(at int64) int64 {
+	tail := never
+	if f.tail {
+		tail = uint64(f.tailStart)
+	}
+	return f.m.windowBase(f.origin, at, tail)
+}
+
+// windowBase is the method of finder for data that begins at origin, and whose
+// end the search noticed at tail.
+func (m *model) windowBase(origin, at int64, tail uint64) int64 {
 	edge := int64(windowSize + maxDist + 1)
-	if f.tail && at >= f.tailStart {
+	if uint64(at) >= tail {
 		// With little left, the window moves one position earlier; GNU gzip,
 		// having noticed the end, does not move it any more.
 		edge--
-		if f.m.gnu {
-			at = f.tailStart
+		if m.gnu {
+			at = int64(tail)
 		}
 	}
-	if at-f.origin < edge {
-		return f.origin
+	if at-origin < edge {
+		return origin
 	}
-	return f.origin + ((at-f.origin-edge)/windowSize+1)*windowSize
+	return origin + ((at-origin-edge)/windowSize+1)*windowSize
 }
 
 // enterTail notes that the search now sees the end of its data. GNU gzip lets

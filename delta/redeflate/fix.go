@@ -169,7 +169,7 @@ func (r *replay) ended(i, guess int, _, atEnd bool) (bool, error) {
 	return i+1 >= r.count, nil
 }
 
-func (r *replay) write(i int, b *blockWriter, plan blockType, data func() ([]byte, error), last bool) (bool, error) {
+func (r *replay) write(i int, b *blockWriter, plan blockType, data func() []byte, last bool) (bool, error) {
 	if i != r.blockAt {
 		return false, nil
 	}

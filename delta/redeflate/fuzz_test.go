@@ -58,7 +58,7 @@ func FuzzRestore(f *testing.F) {
 		if len(plain) > 1<<18 {
 			return
 		}
-		Memory(recipe)
+		Memory(recipe, 2)
 		var n countingWriter
 		Restore(&n, bytes.NewReader(plain), recipe)
 		// A block costs at most 400 bytes of header and 5 of frame; each

@@ -158,7 +158,7 @@ func (r *blockRecorder) note(i int) *blockFix {
 	return &r.entries[len(r.entries)-1].fix
 }
 
-func (r *blockRecorder) write(i int, b *blockWriter, plan blockType, data func() ([]byte, error), last bool) (bool, error) {
+func (r *blockRecorder) write(i int, b *blockWriter, plan blockType, data func() []byte, last bool) (bool, error) {
 	info := r.blocks[i]
 	if info.form != dynamicBlock {
 		if plan != info.form {

@@ -10,6 +10,11 @@ import (
 // Restorer is Restore with buffers that are used again; its zero value is
 // ready. It must not be used by two goroutines at once.
 type Restorer struct {
+	// Workers is how many goroutines may search for matches at once. More than
+	// one makes long streams of levels 4 to 9 faster, and costs memory: see
+	// Memory. 0 is 1.
+	Workers int
+
 	enc encoder
 }
 
@@ -81,6 +86,7 @@ func (r *Restorer) deflate(w io.Writer, plain io.Reader, o operation) error {
 			blocks = f
 		}
 	}
+	r.enc.workers = r.Workers
 	if err := r.enc.encode(w, o.model, plain, o.length, sum, tokens, blocks); err != nil {
 		return err
 	}
@@ -96,8 +102,9 @@ func (r *Restorer) deflate(w io.Writer, plain io.Reader, o operation) error {
 	return nil
 }
 
-// Memory returns an upper bound of what a Restore of recipe allocates.
-func Memory(recipe []byte) (int64, error) {
+// Memory returns an upper bound of what a Restore of recipe allocates, by a
+// Restorer with this number of workers.
+func Memory(recipe []byte, workers int) (int64, error) {
 	in := recipeReader{b: recipe}
 	if err := in.open(); err != nil {
 		return 0, err
@@ -117,6 +124,10 @@ func Memory(recipe []byte) (int64, error) {
 		}
 		if o.op&opMask != opDeflate {
 			continue
+		}
+		if workers > 1 && o.model.lazy && o.length > 2*jobSize {
+			jobs := int64(workers + 3)
+			need = max(need, fixed+buffers+3<<17+jobs*(jobBuffer+4*(jobSize+jobLeast)+2*40*jobTrace)+int64(workers)*(4<<16+2*windowSize))
 		}
 		tokens := int64(1 << 15)
 		if o.fixes != nil {

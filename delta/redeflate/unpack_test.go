@@ -56,7 +56,7 @@ func checkWhole(t *testing.T, file []byte) *Unpacked {
 	} else if !bytes.Equal(plain.Bytes(), u.Plain) {
 		t.Error("Expand and Unpack see different plains")
 	}
-	if n, err := Memory(u.Recipe); err != nil || n < finderBuffer && strings.Contains(u.Encoder, "zlib") {
+	if n, err := Memory(u.Recipe, 2); err != nil || n < finderBuffer && strings.Contains(u.Encoder, "zlib") {
 		t.Errorf("Memory = %d, %v", n, err)
 	}
 	return u
