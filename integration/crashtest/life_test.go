@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/integration/crashdisk"
-	"github.com/btrovl/btrovl/integration/testenv"
 	"github.com/btrovl/btrovl/subvolumes"
 )
 
