@@ -125,8 +125,8 @@ func (p *Pool) BackupPath(overlay, name string) string {
 }
 
 // Backup snapshots the named overlays of the active deployment. All of the snapshots
-// exist afterwards, or, after an error or a crash, none. They show one moment if
-// writers are held off by the caller. Durable on return. Error: *UnknownError.
+// exist afterwards, or, after an error or a crash, all or none. They show one moment
+// if writers are held off by the caller. Durable on return. Error: *UnknownError.
 func (w *Writer) Backup(ctx context.Context, overlays []string) ([]BackupInfo, error) {
 	r, err := w.Record()
 	if err != nil {
@@ -146,6 +146,9 @@ func (w *Writer) Backup(ctx context.Context, overlays []string) ([]BackupInfo, e
 			return nil, &UnknownError{"overlay", name, known}
 		}
 		refs = append(refs, *ref)
+	}
+	if len(refs) == 0 {
+		return nil, nil
 	}
 	if err := w.settleBackups(ctx); err != nil {
 		return nil, fmt.Errorf("cannot make backup: %w", err)
@@ -183,14 +186,17 @@ func (w *Writer) backup(ctx context.Context, refs []OverlayRef) ([]BackupInfo, e
 		undo()
 		return nil, err
 	}
-	// From the first rename on, the group exists.
-	for i, b := range out {
-		if err := w.finishBackup(b); err != nil {
-			if i == 0 {
-				undo()
-			}
-			return nil, err
-		}
+	if err := w.renameBackup(out[0]); err != nil {
+		undo()
+		return nil, err
+	}
+	// From this rename on the group exists, whatever fails: it is only brought forward.
+	errs := []error{w.syncBackup(out[0])}
+	for _, b := range out[1:] {
+		errs = append(errs, w.finishBackup(b))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -232,8 +238,15 @@ func (w *Writer) snapshotBackup(ref OverlayRef, name string) error {
 	return w.withReserve(func() error { return btrfs.Snapshot(dir, name+suffixStage, src, true) })
 }
 
-// finishBackup takes the ".partial" from a backup's name.
+// finishBackup takes the ".partial" from a backup's name, durably.
 func (w *Writer) finishBackup(b BackupInfo) error {
+	if err := w.renameBackup(b); err != nil {
+		return err
+	}
+	return w.syncBackup(b)
+}
+
+func (w *Writer) renameBackup(b BackupInfo) error {
 	if err := w.p.at("rename backup of " + b.Overlay); err != nil {
 		return err
 	}
@@ -246,9 +259,18 @@ func (w *Writer) finishBackup(b BackupInfo) error {
 	if err := unix.Renameat(fd, b.Name+suffixStage, fd, b.Name); err != nil {
 		return fmt.Errorf("rename %s/%s: %w", dir.Name(), b.Name+suffixStage, err)
 	}
+	return nil
+}
+
+func (w *Writer) syncBackup(b BackupInfo) error {
 	if err := w.p.at("sync directory of backups of " + b.Overlay); err != nil {
 		return err
 	}
+	dir, err := w.p.openDir(dirBackups, b.Overlay)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
 	return dir.Sync()
 }
 

@@ -12,7 +12,7 @@ type BootChoice struct {
 	Deployment Deployment
 	Trial      bool      // it is on trial
 	TriesLeft  int       // boots that may still try it after this one
-	FellBack   *Fallback // set if this boot gave up what it should have mounted
+	FellBack   *Fallback // set if this boot does not mount what is active, and why
 }
 
 // Boot chooses the deployment to boot. A trial that has tries left is counted down,
@@ -46,10 +46,7 @@ func (w *Writer) Boot(ctx context.Context) (BootChoice, error) {
 			if ctx.Err() != nil {
 				return BootChoice{}, err
 			}
-			why = append(why, "a try cannot be counted: "+err.Error())
-			if r, err = w.Record(); err != nil {
-				return BootChoice{}, err
-			}
+			return w.bootUncounted(ctx, err)
 		}
 	}
 	d := w.lastGood(ctx, r, &why)
@@ -60,6 +57,23 @@ func (w *Writer) Boot(ctx context.Context) (BootChoice, error) {
 		return BootChoice{Deployment: *d}, nil
 	}
 	return w.fallBack(ctx, r, *d, strings.Join(why, "; ")), nil
+}
+
+// bootUncounted is the choice if a try cannot be counted. The trial goes on: the next
+// boot may find a disk that can be written.
+func (w *Writer) bootUncounted(ctx context.Context, cause error) (BootChoice, error) {
+	r, err := w.Record()
+	if err != nil {
+		return BootChoice{}, err
+	}
+	why := []string{"a try cannot be counted: " + cause.Error()}
+	d := w.lastGood(ctx, r, &why)
+	if d == nil {
+		return BootChoice{}, fmt.Errorf("no deployment can be booted: %s", strings.Join(why, "; "))
+	}
+	return BootChoice{Deployment: *d, FellBack: &Fallback{
+		Deployment: r.Active().ID, To: d.ID, Reason: strings.Join(why, "; "), Time: now(),
+	}}, nil
 }
 
 // lastGood returns the first usable one of the current, previous and factory

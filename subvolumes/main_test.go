@@ -18,6 +18,9 @@ func TestMain(m *testing.M) { testenv.Main(m) }
 
 var ctx = context.Background()
 
+// stamp is the time of the files in test bases.
+var stamp = time.Unix(1e9, 0)
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -36,7 +39,7 @@ func newPool(t testing.TB) *Pool {
 
 func lock(t testing.TB, p *Pool) *Writer {
 	t.Helper()
-	w, err := p.Lock(ctx, t.Name(), 0)
+	w, err := p.Lock(ctx, t.Name(), 20*time.Second)
 	must(t, err)
 	t.Cleanup(func() { w.Close() })
 	return w
@@ -58,10 +61,10 @@ func system(t testing.TB, dir, mark string) *os.File {
 		if err != nil {
 			return err
 		}
-		return os.Chtimes(path, time.Unix(1e9, 0), time.Unix(1e9, 0))
+		return os.Chtimes(path, stamp, stamp)
 	}))
 	for _, d := range []string{"usr/bin", "usr", "etc", "home", "var/lib/app", "var/lib", "var", "."} {
-		must(t, os.Chtimes(filepath.Join(dir, d), time.Unix(1e9, 0), time.Unix(1e9, 0)))
+		must(t, os.Chtimes(filepath.Join(dir, d), stamp, stamp))
 	}
 	f, err := os.Open(dir)
 	must(t, err)
