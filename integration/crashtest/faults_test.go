@@ -55,7 +55,7 @@ func TestFullUpdate(t *testing.T) {
 	tab := &table{}
 	defer tab.print(t, "Update on a full file system")
 	var refused, failed, done int
-	for _, leave := range []int64{0, 256 << 10, 1 << 20, 2 << 20, 4 << 20, 8 << 20, 64 << 20} {
+	for _, leave := range []int64{0, 1 << 20, 2 << 20, 8 << 20, 64 << 20} {
 		pool := mountPool(t, slot, img)
 		old, err := readPool(pool)
 		must(t, err)
@@ -194,7 +194,7 @@ func TestFaultCommands(t *testing.T) {
 	defer slot.Close()
 	tab := &table{}
 	defer tab.print(t, "Failing blocks")
-	b := newBudget(t, 15*time.Second)
+	b := newBudget(t, 4*time.Second)
 	skips := []int{0, 3, 12, 30}
 	if want(t) > 0 {
 		skips = nil

@@ -26,7 +26,7 @@ func TestKillCommands(t *testing.T) {
 	s := ship(t)
 	tab := &table{}
 	defer tab.print(t, "SIGKILL before the n-th state-changing system call")
-	b := newBudget(t, 20*time.Second)
+	b := newBudget(t, 7*time.Second)
 	max := 5
 	if want(t) > 0 {
 		max = 60
@@ -51,12 +51,16 @@ func killLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budge
 	defer slot.Close()
 	for i := range steps {
 		w := window{step: &steps[i]}
+		if w.before != nil {
+			pool := mountPool(t, slot, img)
+			w.before(t, pool)
+			must(t, slot.Remount())
+			img, err = slot.Content()
+			must(t, err)
+			must(t, slot.Unmount())
+		}
 		// The step to its end: how many calls it makes, and what the new state is.
 		pool := mountPool(t, slot, img)
-		if w.before != nil {
-			w.before(t, pool)
-		}
-		must(t, syncfs(filepath.Dir(pool)))
 		w.old, err = readPool(pool)
 		must(t, err)
 		whole, err := w.killAt(t, pool, 0)
@@ -64,15 +68,15 @@ func killLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budge
 		if whole.Exit != 0 {
 			t.Fatalf("%s: exit code %d\n%s", w.row, whole.Exit, whole.Output)
 		}
+		w.clear(t, pool)
 		w.new, err = readPool(pool)
 		must(t, err)
-		w.clear(t, pool)
 		must(t, slot.Remount())
 		next, err := slot.Content()
 		must(t, err)
 		must(t, slot.Unmount())
 
-		for k, n := range killPoints(len(whole.Calls), max) {
+		for k, n := range killPoints(whole.Calls, max) {
 			if b.spent(k) {
 				break
 			}
@@ -86,16 +90,23 @@ func killLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budge
 	}
 }
 
-// killPoints chooses among n calls: the last ones, where the commit is, then others.
-func killPoints(n, max int) []int {
+// killPoints chooses among the calls: before and after the renames, which commit
+// things, and others spread over all.
+func killPoints(calls []string, max int) []int {
 	var out []int
-	for i := n; i > 0 && len(out) < (max+1)/2; i-- {
-		out = append(out, i)
-	}
-	for k := 1; len(out) < min(n, max); k++ {
-		if i := 1 + (k*7919)%n; !slices.Contains(out, i) {
-			out = append(out, i)
+	add := func(n int) {
+		if n >= 1 && n <= len(calls) && len(out) < max && !slices.Contains(out, n) {
+			out = append(out, n)
 		}
+	}
+	for i, c := range calls {
+		if strings.HasPrefix(c, "rename") && len(out) < max*2/3 {
+			add(i + 1)
+			add(i + 2)
+		}
+	}
+	for k := 1; len(out) < min(len(calls), max); k++ {
+		add(1 + (k*7919)%len(calls))
 	}
 	return out
 }
@@ -108,17 +119,21 @@ func mountPool(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image) string 
 }
 
 func (w window) killAt(t testing.TB, pool string, n int) (crashdisk.Traced, error) {
+	if w.live != "" {
+		mountView(w.live)(t, pool)
+	}
 	return crashdisk.KillAt(n, limit, env(pool), btrovl(t), w.argv(pool)...)
 }
 
 // clear takes down a view that a step has mounted, whoever has died.
 func (w window) clear(t testing.TB, pool string) {
 	t.Helper()
-	if w.view == "" {
+	dir := w.view + w.live
+	if dir == "" {
 		return
 	}
-	run(t, pool, "umount", w.view) // fails where the daemon was killed
-	for i := 0; i < 100 && unix.Unmount(w.view, unix.MNT_DETACH) == nil; i++ {
+	run(t, pool, "umount", dir) // fails where the daemon was killed
+	for i := 0; i < 100 && unix.Unmount(dir, unix.MNT_DETACH) == nil; i++ {
 	}
 }
 
@@ -132,9 +147,6 @@ func (w window) killed(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image,
 		}
 	}()
 	defer w.clear(t, pool)
-	if w.before != nil {
-		w.before(t, pool)
-	}
 	tr, err := w.killAt(t, pool, n)
 	if err != nil {
 		return -1, "", err

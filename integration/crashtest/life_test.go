@@ -64,10 +64,10 @@ type step struct {
 	row    string
 	args   []string
 	before func(t testing.TB, pool string) // prepares; durable before the command begins
-	after  func(t testing.TB, pool string) // clears up; not attacked
 	again  []int                           // exit codes of the command when it had been done already (0 is always right)
 	repeat func(pool string) error         // what a repetition runs instead of args
-	view   string                          // where it mounts a view, or where one is mounted meanwhile
+	view   string                          // where it mounts a view
+	live   string                          // where a view is mounted while it runs
 }
 
 // argv is the command line; POOL stands for the pool.
@@ -132,6 +132,9 @@ func live(t testing.TB, img *crashdisk.Image, steps []step) *life {
 		if st.before != nil {
 			must(t, rec.Step("prepare "+st.row, limit, func() error { st.before(t, pool); return syncfs(mnt) }))
 		}
+		if st.live != "" {
+			must(t, rec.Step("mount", limit, func() error { mountView(st.live)(t, pool); return syncfs(mnt) }))
+		}
 		w.old = state()
 		w.from = mark(fmt.Sprintf("begin %d", i))
 		must(t, rec.Step(st.row, limit+time.Minute, func() error {
@@ -142,8 +145,8 @@ func live(t testing.TB, img *crashdisk.Image, steps []step) *life {
 		}))
 		mark(w.done)
 		w.new = state()
-		if st.after != nil {
-			must(t, rec.Step("after "+st.row, limit, func() error { st.after(t, pool); return nil }))
+		if dir := st.view + st.live; dir != "" {
+			must(t, rec.Step("umount", limit, func() error { umountView(dir)(t, pool); return nil }))
 		}
 		w.to = mark(fmt.Sprintf("end %d", i))
 		l.wins = append(l.wins, w)

@@ -115,4 +115,4 @@ func newBudget(t testing.TB, d time.Duration) budget {
 }
 
 // spent says whether to stop after n states of one kind.
-func (b budget) spent(n int) bool { return !b.full && n >= 3 && time.Now().After(b.end) }
+func (b budget) spent(n int) bool { return !b.full && n >= 2 && time.Now().After(b.end) }

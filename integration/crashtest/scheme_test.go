@@ -88,7 +88,7 @@ func TestCrashStockScheme(t *testing.T) {
 	ops, err := rec.Ops()
 	must(t, err)
 
-	max, tab, budget := 60, table{}, newBudget(t, 8*time.Second)
+	max, tab, budget := 60, table{}, newBudget(t, 4*time.Second)
 	if want(t) > 0 {
 		max = 256
 	}

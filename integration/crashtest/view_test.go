@@ -183,7 +183,7 @@ func TestCrashView(t *testing.T) {
 	}
 	states, err := plan.States()
 	must(t, err)
-	tab, b, n := &table{}, newBudget(t, 7*time.Second), 0
+	tab, b, n := &table{}, newBudget(t, 3*time.Second), 0
 	for st := range states {
 		acked := -1
 		fmt.Sscanf(st.Phase, "ack %d", &acked)
