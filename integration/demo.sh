@@ -56,7 +56,7 @@ trap 'exit 130' INT TERM
 
 say "A btrfs file system in a loop image stands for the disks of two machines: the maker's and the device's"
 run truncate -s 24G "$W/disk.img"
-run mkfs.btrfs -q "$W/disk.img"
+run mkfs.btrfs -q "$W/disk.img" >/dev/null
 run mount -o loop,noatime "$W/disk.img" "$M"
 run btrovl init "$M/make"
 run btrovl init "$M/device"
@@ -78,12 +78,15 @@ if [ "$kind" = debian ]; then
 	umount "$T2/proc"
 	for t in "$T1" "$T2"; do rm -rf "$t"/var/cache/apt/* "$t"/var/lib/apt/lists/*; cp "$T1/etc/apt/sources.list" "$t/etc/apt/sources.list"; done
 else
-	say "The first version of the system: this machine's own /usr and /etc"
-	mkdir -p "$T1"
-	run cp -a --one-file-system /usr /etc "$T1/"
-	for l in bin sbin lib lib64; do [ ! -L /$l ] || cp -a /$l "$T1/"; done
+	say "The first version of the system: this machine's own /usr and /etc (up to ${LIMIT:=600} MiB of it, without its largest directories)"
 	mkdir -p "$T1"/{home,proc,sys,dev,run,tmp,var/lib/app,var/log,root,boot}; chmod 1777 "$T1/tmp"
-	mkdir -p "$T1/var/lib"; [ ! -d /var/lib/dpkg ] || cp -a /var/lib/dpkg "$T1/var/lib/"
+	# Whole directories, smallest first, so that the tree is many files rather than a few large ones.
+	du -xsk --apparent-size /etc /var/lib/dpkg /usr/bin /usr/sbin /usr/libexec /usr/lib/* /usr/share/* 2>/dev/null | sort -n |
+		awk -v limit=$((LIMIT * 1024)) '(n += $1) <= limit {print $2}' >"$W/directories"
+	printf "$ tar -c (these directories) | tar -x\n"
+	tar -c --one-file-system --xattrs --acls -C / -T <(sed 's|^/||' "$W/directories") | tar -x --xattrs --xattrs-include='*' --acls -p -C "$T1"
+	for l in bin sbin lib lib64; do [ ! -L /$l ] || cp -a /$l "$T1/"; done
+	[ -e "$T1/usr/lib/os-release" ] || cp -a /usr/lib/os-release "$T1/usr/lib/"
 	say "The second: the same with changes like an update's (programs and libraries rebuilt, a directory renamed, files added and removed)"
 	run cp -a --reflink=always "$T1" "$T2"
 	run python3 "$here/integration/demo_changes.py" "$T2"
@@ -127,7 +130,7 @@ say "Work on it: data, a changed configuration, a deleted program file"
 run cp "$V/etc/passwd" "$V/var/lib/app/records"
 mkdir "$V/home/user"; head -c 5000000 /dev/urandom >"$V/home/user/photo"
 photo=$(sha256sum <"$V/home/user/photo")
-run sed -i '$a # changed on the device' "$V/etc/hosts.demo" 2>/dev/null || { echo "# made on the device" >"$V/etc/hosts.demo"; echo '$ echo "# made on the device" > view/etc/hosts.demo'; }
+printf '$ echo "# made on the device" >view/etc/hosts.demo\n'; echo "# made on the device" >"$V/etc/hosts.demo"
 check "the overlay has it, the base does not" test -e "$M"/device/overlays/system.*/upper/etc/hosts.demo -a ! -e "$M/device/bases/1/etc/hosts.demo"
 run btrovl diff system
 
@@ -195,7 +198,7 @@ say "Undo the restore, then the reset: each is a deployment, so rollback goes to
 run btrovl history
 run btrovl rollback
 check "as before the restore: no photo" test ! -e "$V/home/user/photo"
-run btrovl umount "$V/run" 2>/dev/null || umount "$V/run"
+run umount "$V/run"
 run btrovl umount "$V"
 run btrovl gc
 run btrovl doctor
