@@ -99,7 +99,8 @@ type SealOptions struct {
 	Counter    uint64     // against downgrades
 	Compatible string     // which devices it is for
 	Source     string     // "import tree1", "bundle 1-2.btrovl"
-	Received   btrfs.UUID // of the send stream it came from
+	Received   btrfs.UUID // of the send stream it came from, set on the base
+	ReceivedAt uint64     // generation of its original, as the stream says
 	Pinned     bool       // kept even if no deployment has ever named it
 	Jobs       int        // files read at once; 0 means GOMAXPROCS
 	Progress   func(done, total int64)
@@ -131,6 +132,12 @@ func (s *Stage) seal(ctx context.Context, want string, o SealOptions) (BaseInfo,
 	}
 	p := s.w.p
 	verify := s.version + suffixVerify
+	if !o.Received.IsZero() {
+		// A read-only snapshot keeps it; later incremental receives look for it.
+		if err := btrfs.SetReceived(s.root, o.Received, o.ReceivedAt); err != nil {
+			return BaseInfo{}, err
+		}
+	}
 	if err := p.at("syncfs"); err != nil {
 		return BaseInfo{}, err
 	}

@@ -140,6 +140,25 @@ func TestSealComparesDigest(t *testing.T) {
 	}
 }
 
+// TestSealKeepsReceivedUUID, so that stock btrfs receive can go on from the base.
+func TestSealKeepsReceivedUUID(t *testing.T) {
+	p := newPool(t)
+	w := lock(t, p)
+	s, err := w.NewStage(ctx, "1", "")
+	must(t, err)
+	uuid := btrfs.UUID{1, 2, 3}
+	b, err := s.Seal(ctx, "", SealOptions{Received: uuid, ReceivedAt: 77})
+	must(t, err)
+	f, err := p.OpenBase("1")
+	must(t, err)
+	defer f.Close()
+	in, err := btrfs.SubvolumeInfo(f)
+	must(t, err)
+	if in.ReceivedUUID != uuid || in.STransID != 77 || b.Received != uuid.String() {
+		t.Errorf("%+v", in)
+	}
+}
+
 // TestSealWithOpenDescriptor: whoever still has a file of the stage open for writing
 // cannot change the base (switching the stage read-only would let it).
 func TestSealWithOpenDescriptor(t *testing.T) {

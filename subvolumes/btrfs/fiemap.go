@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"runtime"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -173,51 +172,4 @@ func (c *exclusiveCount) entry(ctx context.Context, dir int, name, path string) 
 		}
 		return nil
 	})
-}
-
-// InodePaths returns the names of inode ino in the subvolume that holds f,
-// relative to the subvolume's root (needs CAP_DAC_READ_SEARCH).
-func InodePaths(f *os.File, ino uint64) ([]string, error) {
-	// struct btrfs_ioctl_ino_path_args: inum 0, size 8, reserved 16, fspath 48.
-	// struct btrfs_data_container: bytes_left 0, bytes_missing 4, elem_cnt 8,
-	// elem_missed 12, then offsets of the strings, counted from 16.
-	for size := 4096; ; {
-		out := make([]byte, size)
-		var pin runtime.Pinner
-		pin.Pin(&out[0])
-		buf := make([]byte, 56)
-		le.PutUint64(buf[0:], ino)
-		le.PutUint64(buf[8:], uint64(size))
-		le.PutUint64(buf[48:], uint64(uintptr(unsafe.Pointer(&out[0]))))
-		err := ioctl(f, number(dirRead|dirWrite, 35, 56), buf)
-		pin.Unpin()
-		if err != nil {
-			return nil, fmt.Errorf("names of inode %d in %s: %w", ino, f.Name(), err)
-		}
-		if missing := le.Uint32(out[4:]); missing > 0 || le.Uint32(out[12:]) > 0 {
-			if size >= 1<<16 { // the kernel takes no larger buffer before 6.1, and 16 MiB after
-				return nil, fmt.Errorf("names of inode %d in %s: more than %d bytes of them: %w", ino, f.Name(), size, unix.EOVERFLOW)
-			}
-			size = 1 << 16
-			continue
-		}
-		var paths []string
-		for i := range le.Uint32(out[8:]) {
-			if 16+8*int(i)+8 > size {
-				break
-			}
-			off := le.Uint64(out[16+8*i:])
-			if off >= uint64(size-16) {
-				return nil, fmt.Errorf("names of inode %d in %s: the kernel's answer is out of bounds", ino, f.Name())
-			}
-			s := out[16+off:]
-			for n, c := range s {
-				if c == 0 {
-					paths = append(paths, string(s[:n]))
-					break
-				}
-			}
-		}
-		return paths, nil
-	}
 }

@@ -1,19 +1,23 @@
 package btrfs
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
 
 // Types of items that callers look for (btrfs_tree.h).
 const (
-	InodeItem  = 1
-	InodeRef   = 12
-	XattrItem  = 24
-	DirIndex   = 96
-	ExtentData = 108
-	RootItem   = 132
+	InodeItem   = 1
+	InodeRef    = 12
+	InodeExtref = 13
+	XattrItem   = 24
+	DirIndex    = 96
+	ExtentData  = 108
+	RootItem    = 132
 )
 
 // Key is a place in a btree: items are ordered by ObjectID, then Type, then Offset.
@@ -91,4 +95,68 @@ func Search(f *os.File, tree uint64, from, to Key, minGen uint64, fn func(Item) 
 			return nil
 		}
 	}
+}
+
+// InodePaths returns all names of inode ino in the subvolume that holds f, relative to
+// the subvolume's root, in no order. It reads the inode's references itself, because
+// BTRFS_IOC_INO_PATHS returns at most 4096 bytes of them. Error: ENOENT.
+func InodePaths(f *os.File, ino uint64) ([]string, error) {
+	type ref struct {
+		parent uint64
+		name   string
+	}
+	var refs []ref
+	bad := fmt.Errorf("names of inode %d in %s: a reference is damaged", ino, f.Name())
+	from, to := Key{ino, InodeRef, 0}, Key{ino, InodeExtref, math.MaxUint64}
+	err := Search(f, 0, from, to, 0, func(it Item) error {
+		// struct btrfs_inode_ref {u64 index, u16 len}, the parent in the key; struct
+		// btrfs_inode_extref {u64 parent, u64 index, u16 len}; then the name, repeated.
+		for b := it.Data; len(b) > 0; {
+			parent := it.Offset
+			if it.Type == InodeExtref {
+				if len(b) < 8 {
+					return bad
+				}
+				parent, b = le.Uint64(b), b[8:]
+			}
+			if len(b) < 10 || len(b) < 10+int(le.Uint16(b[8:])) {
+				return bad
+			}
+			n := 10 + int(le.Uint16(b[8:]))
+			refs = append(refs, ref{parent, string(b[10:n])})
+			b = b[n:]
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(refs) == 0 {
+		return nil, fmt.Errorf("names of inode %d in %s: %w", ino, f.Name(), unix.ENOENT)
+	}
+	dirs := map[uint64]string{}
+	var paths []string
+	for _, r := range refs {
+		dir, ok := dirs[r.parent]
+		if !ok {
+			if dir, err = dirPath(f, r.parent); err != nil {
+				return nil, err
+			}
+			dirs[r.parent] = dir
+		}
+		paths = append(paths, dir+r.name)
+	}
+	return paths, nil
+}
+
+// dirPath returns the path of a directory's inode with a slash at its end, "" for the root.
+func dirPath(f *os.File, ino uint64) (string, error) {
+	// struct btrfs_ioctl_ino_lookup_args: treeid 0, objectid 8, name 16 (4080 bytes).
+	buf := make([]byte, 4096)
+	le.PutUint64(buf[8:], ino)
+	if err := ioctl(f, number(dirRead|dirWrite, 18, 4096), buf); err != nil {
+		return "", fmt.Errorf("path of directory %d in %s: %w", ino, f.Name(), err)
+	}
+	name, _, _ := bytes.Cut(buf[16:], []byte{0})
+	return string(name), nil
 }
