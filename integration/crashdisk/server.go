@@ -39,6 +39,7 @@ type Fault struct {
 	Skip  int           // so many matching requests pass first
 	Count int           // then so many fail; 0 means all that follow
 	Errno syscall.Errno // EIO, ENOSPC, …
+	Stall bool          // instead of failing, the disk stops answering until Resume
 }
 
 type request struct {
@@ -186,12 +187,7 @@ func (d *disk) resumeLocked() {
 // the request. It returns with d.mu held.
 func (d *disk) enterLocked(on string, off, length int64) fuse.Status {
 	d.mu.Lock()
-	for d.stall != nil {
-		stall := d.stall
-		d.mu.Unlock()
-		<-stall // ends with resume, or with this process
-		d.mu.Lock()
-	}
+	d.waitLocked()
 	for i := range d.faults {
 		f := &d.faults[i]
 		to := f.To
@@ -210,8 +206,23 @@ func (d *disk) enterLocked(on string, off, length int64) fuse.Status {
 				f.Count = -1 // used up
 			}
 		}
+		if f.Stall {
+			d.stall = make(chan struct{})
+			return d.waitLocked()
+		}
 		d.log.append(Failed, off, length, nil)
 		return fuse.Status(f.Errno)
+	}
+	return fuse.OK
+}
+
+// waitLocked waits until the disk answers (again). Preconditions: d.mu is held.
+func (d *disk) waitLocked() fuse.Status {
+	for d.stall != nil {
+		stall := d.stall
+		d.mu.Unlock()
+		<-stall // ends with resume, or with this process
+		d.mu.Lock()
 	}
 	return fuse.OK
 }

@@ -280,3 +280,104 @@ func (w *window) faulty(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image
 	}
 	return examine(t, slot, *w, s)
 }
+
+// A disk that stops answering in the middle of an update: whoever waits for it gets an
+// error when the disk is gone, and after a restart the pool is the old one or the new one.
+func TestFaultStall(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	img := grownUp(t, s)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	p := mountPool(t, slot, img)
+	w := window{step: &step{row: "update", args: []string{"update", s.file("2-3.btrovl")}, again: []int{codeExists}}, done: "done"}
+	w.old, err = readPool(p)
+	must(t, err)
+	_, err = run(t, p, w.argv(p)...)
+	must(t, err)
+	w.new, err = readPool(p)
+	must(t, err)
+	must(t, slot.Unmount())
+
+	rec, err := crashdisk.Record(img)
+	must(t, err)
+	defer rec.Close() // its errors are those that were asked for
+	mnt, err := rec.Mount()
+	must(t, err)
+	must(t, rec.Fault(crashdisk.Fault{On: "write", Skip: 5, Count: 1, Stall: true}))
+	done := make(chan error, 1)
+	go func() { _, err := run(t, poolDir(mnt), w.argv(poolDir(mnt))...); done <- err }()
+	select {
+	case err := <-done:
+		t.Fatalf("the update ended on a disk that does not answer: %v", err)
+	case <-time.After(700 * time.Millisecond):
+	}
+	rec.Abort()
+	select {
+	case err := <-done:
+		if err == nil {
+			t.Error("the update succeeded on a dead disk")
+		}
+	case <-time.After(time.Minute):
+		t.Fatal("the update hangs although the disk has gone")
+	}
+	ops, err := rec.Ops()
+	must(t, err)
+	after, err := rec.Content()
+	must(t, err)
+	rec.Close() // again, when the test ends: harmless
+	if which, err := examine(t, slot, w, crashdisk.State{Image: after, At: len(ops), What: "after the disk stopped"}); err != nil || which != 0 {
+		t.Errorf("state %d: %v", which, err)
+	}
+}
+
+// Programs that write through a view on a failing disk get an error, at the write or at
+// fsync; what was acknowledged before is there after a restart.
+func TestFaultView(t *testing.T) {
+	testenv.FUSE(t)
+	s := ship(t)
+	slot, err := crashdisk.NewSlot()
+	must(t, err)
+	defer slot.Close()
+	rec, err := crashdisk.Record(grownUp(t, s))
+	must(t, err)
+	defer rec.Close() // its errors are those that were asked for
+	mnt, err := rec.Mount()
+	must(t, err)
+	pool, view := poolDir(mnt), viewDir(t)
+	must(t, rec.Step("mount", limit, func() error { mountView(view)(t, pool); return nil }))
+	must(t, rec.Step("write", limit, func() error { return create(view+"/usr/kept", []byte("acknowledged"), os.O_CREATE) }))
+	must(t, rec.Fault(crashdisk.Fault{On: "write", Errno: syscall.EIO}))
+	err = rec.Step("write on failing blocks", limit, func() error {
+		return create(view+"/usr/bin/changes10", bytes.Repeat([]byte("lost "), 50000), os.O_TRUNC)
+	})
+	if err == nil {
+		t.Error("fsync on failing blocks succeeded")
+	}
+	t.Logf("the program got: %v", err)
+	rec.Abort()
+	killViews(t, pool)
+	window{step: &step{view: view}}.clear(t, pool)
+	after, err := rec.Content()
+	must(t, err)
+	rec.Close()
+
+	mnt, err = slot.Mount(after)
+	must(t, err)
+	if _, err := readPool(poolDir(mnt)); err != nil {
+		t.Error(err)
+	}
+	merged, unmount, err := merge(poolDir(mnt))
+	must(t, err)
+	if b, err := os.ReadFile(merged + "/usr/kept"); err != nil || string(b) != "acknowledged" {
+		t.Errorf("what was acknowledged is %q now, %v", b, err)
+	}
+	want, err := os.ReadFile(s.file("tree2/usr/bin/changes10"))
+	must(t, err)
+	if b, err := os.ReadFile(merged + "/usr/bin/changes10"); err != nil || !(bytes.Equal(b, want) || len(b) == 0 || zeroOr(b, bytes.Repeat([]byte("lost "), 50000))) {
+		t.Errorf("the file whose write failed has %d bytes, %v", len(b), err)
+	}
+	unmount()
+	must(t, slot.Unmount())
+}

@@ -166,7 +166,7 @@ func (w window) killed(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image,
 	if !tr.Killed && which == 0 && w.old.String() != w.new.String() {
 		return -1, call, errors.New("it ended by itself, and nothing is done")
 	}
-	return which, call, w.recover(t, pool, have, which)
+	return which, call, w.recover(t, pool, have, which, n)
 }
 
 // The daemon of a view is killed while programs write through it. Whatever was

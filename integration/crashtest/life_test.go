@@ -292,29 +292,53 @@ func examine(t testing.TB, slot *crashdisk.Slot, w window, s crashdisk.State) (w
 	case which == 0 && s.Phase == w.done && w.old.String() != w.new.String():
 		return -1, errors.New("the command had returned, and its work is lost")
 	}
-	return which, w.recover(t, pool, have, which)
+	return which, w.recover(t, pool, have, which, s.At)
 }
 
-// recover runs what follows a crash: the command again, then garbage collection.
-func (w window) recover(t testing.TB, pool string, have *poolState, which int) error {
+// recover does what a person may do after a crash, and checks that it works: the
+// command again, another command, garbage collection; in three orders, by turns.
+func (w window) recover(t testing.TB, pool string, have *poolState, which, turn int) error {
 	t.Helper()
-	if have.Roles != "no pool" {
-		if err := sound(pool); err != nil {
+	if have.Roles == "no pool" {
+		_, err := w.doAgain(t, pool, which)
+		return err
+	}
+	if err := sound(pool); err != nil {
+		return err
+	}
+	switch {
+	case turn%3 == 1: // garbage first
+		if err := w.collect(t, pool, have); err != nil {
 			return err
 		}
+	case turn%3 == 2 && have.Active != "": // something else instead
+		if _, err := run(t, pool, "reset", "--keep", "data", "--yes"); err != nil {
+			return fmt.Errorf("another command afterwards: %w", err)
+		}
+		after, err := readPool(pool)
+		if err != nil {
+			return fmt.Errorf("after a reset: %w", err)
+		}
+		return w.collect(t, pool, after)
 	}
 	after, err := w.doAgain(t, pool, which)
 	if err != nil {
 		return err
 	}
+	return w.collect(t, pool, after)
+}
+
+// collect removes garbage: all of it, and nothing else.
+func (w window) collect(t testing.TB, pool string, before *poolState) error {
+	t.Helper()
 	if _, err := run(t, pool, "gc"); err != nil {
 		return err
 	}
-	clean, err := readPool(pool)
+	after, err := readPool(pool)
 	if err != nil {
 		return fmt.Errorf("after gc: %w", err)
 	}
-	if err := kept(after, clean); err != nil {
+	if err := kept(before, after); err != nil {
 		return fmt.Errorf("gc: %w", err)
 	}
 	return noGarbage(pool)
@@ -337,8 +361,11 @@ func (w window) doAgain(t testing.TB, pool string, which int) (*poolState, error
 		return nil, fmt.Errorf("after the command was repeated: %w", err)
 	}
 	if which == 0 {
-		if _, diff := differ(after, w.new); diff != "" {
-			return nil, errors.New("the command repeated does not lead to the new state:\n" + diff)
+		if err := kept(w.new, after); err != nil { // garbage may have been collected before
+			return nil, fmt.Errorf("the command repeated does not lead to the new state: %w", err)
+		}
+		if after.Roles != w.new.Roles {
+			return nil, fmt.Errorf("the command repeated leads to %s, the first time to %s", after.Roles, w.new.Roles)
 		}
 	}
 	return after, nil

@@ -129,5 +129,5 @@ func (w window) examineTwice(t testing.TB, slot *crashdisk.Slot, s crashdisk.Sta
 	if len(may) < 3 {
 		which = 1
 	}
-	return min(which, 1), w.recover(t, pool, have, min(which, 1))
+	return min(which, 1), w.recover(t, pool, have, min(which, 1), s.At)
 }
