@@ -42,7 +42,7 @@ func TestUpperHasTheBasesAttributes(t *testing.T) {
 	stat := func(path string) [5]int64 {
 		var st unix.Stat_t
 		must(t, unix.Lstat(path, &st))
-		return [5]int64{int64(st.Mode), int64(st.Uid), int64(st.Gid), st.Mtim.Sec, st.Mtim.Nsec}
+		return [5]int64{int64(st.Mode), int64(st.Uid), int64(st.Gid), int64(st.Mtim.Sec), int64(st.Mtim.Nsec)}
 	}
 	for overlay, paths := range map[string][]string{
 		"system": {""}, "data": {"", "home", "var", "var/lib", "var/lib/app"}, "conf": {"", "etc"}, "new": {"", "etc"},

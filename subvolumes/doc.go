@@ -31,6 +31,14 @@
 // snapshot, not by switching the stage read-only: a descriptor that is still open
 // would go on writing into it. The read-only flag of a subvolume is never changed.
 //
+// # Roles
+//
+// [Record.Active] is what a mount shows: the deployment on trial, with tries left or in
+// its last try, or else the current one. Overlays that follow the base get a snapshot
+// of their own when the base changes, at Deploy and at Rollback; all others are shared
+// by the deployments that name them. Caller of both must hold writers off (freeze the
+// views) from before the call until the views have switched.
+//
 // # Locks, in the order of taking
 //
 //	<pool>/lock           flock, exclusive: whoever changes the pool ([Pool.Lock])

@@ -121,6 +121,10 @@ func (p *Pool) init() error {
 		return fmt.Errorf("cannot make pool: %w", err)
 	}
 	p.id = r.Pool
+	// The pool's own name stands in a directory that nobody has synced.
+	if err := btrfs.WaitSync(p.dir, 0); err != nil {
+		return fmt.Errorf("cannot make pool: %w", err)
+	}
 	return nil
 }
 

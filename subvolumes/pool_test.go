@@ -37,6 +37,45 @@ func TestInitAndOpen(t *testing.T) {
 	}
 }
 
+// TestInitInterrupted: it can be repeated, and nothing takes the half for a pool.
+func TestInitInterrupted(t *testing.T) {
+	dir := testenv.Btrfs(t)
+	for n, done := 0, false; !done; n++ {
+		path := fmt.Sprintf("%s/p%d", dir, n)
+		must(t, os.Mkdir(path, 0o755))
+		f, err := openPoolDir(path)
+		must(t, err)
+		left := n
+		p := &Pool{dir: f, fault: func(string) error {
+			if left--; left < 0 {
+				return errCut
+			}
+			return nil
+		}}
+		err = p.init()
+		done = err == nil
+		must(t, f.Close())
+		if !done && !errors.Is(err, errCut) {
+			t.Fatal(err)
+		}
+		q, err := Open(path)
+		if err != nil {
+			if e, ok := errors.AsType[*NotPoolError](err); !ok || e.Lost {
+				t.Errorf("step %d: %v", n, err)
+			}
+			q, err = Init(path)
+			must(t, err)
+		}
+		if _, err := q.Record(); err != nil {
+			t.Errorf("step %d: %v", n, err)
+		}
+		must(t, q.Close())
+		if n > 20 {
+			t.Fatal("it does not end")
+		}
+	}
+}
+
 func TestOpenWhatIsNoPool(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	must(t, os.Mkdir(dir+"/empty", 0o755))
@@ -145,6 +184,9 @@ func TestSpace(t *testing.T) {
 	err = p.CheckSpace("base 2", 1<<40, 0)
 	if e, ok := errors.AsType[*NoSpaceError](err); !ok || e.Need != 1<<40 || e.Free != sp.Free && e.Free == 0 {
 		t.Errorf("%v", err)
+	}
+	if err := p.CheckSpace("base 2", 0, 1<<64-1); err == nil {
+		t.Error("2^64-1 bytes of metadata fit")
 	}
 	err = p.CheckSpace("base 2", 0, 1<<40)
 	if e, ok := errors.AsType[*NoSpaceError](err); !ok || !strings.Contains(e.What, "metadata") {

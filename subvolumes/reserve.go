@@ -117,8 +117,8 @@ func (p *Pool) CheckSpace(what string, data, metadata uint64) error {
 	// A snapshot and a commit reserve a few tree paths each; below this, btrfs begins
 	// to refuse them.
 	const headroom = 4 << 20
-	if metadata+headroom > sp.MetadataFree() {
-		return &NoSpaceError{Need: metadata + headroom, Free: sp.MetadataFree(), What: "the metadata of " + what}
+	if free := sp.MetadataFree(); free < headroom || metadata > free-headroom { // metadata may be any number
+		return &NoSpaceError{Need: max(metadata, metadata+headroom), Free: free, What: "the metadata of " + what}
 	}
 	return nil
 }

@@ -220,7 +220,12 @@ func (s *Stage) Discard() error {
 			errs = append(errs, err)
 		}
 	}
-	unix.Unlinkat(int(s.bases.Fd()), s.version+suffixMeta, 0)
+	// If sealing failed after its rename, the record may or may not name the base: it is
+	// left to garbage collection, with its meta file.
+	var st unix.Stat_t
+	if unix.Fstatat(int(s.bases.Fd()), s.version, &st, unix.AT_SYMLINK_NOFOLLOW) == unix.ENOENT {
+		unix.Unlinkat(int(s.bases.Fd()), s.version+suffixMeta, 0)
+	}
 	return errors.Join(errs...)
 }
 

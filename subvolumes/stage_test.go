@@ -223,13 +223,9 @@ func TestReadOnlyRename(t *testing.T) {
 	must(t, err)
 	defer s.Close()
 	must(t, btrfs.Snapshot(d, "ro", s, true))
+	must(t, os.Rename(dir+"/ro", dir+"/renamed"))
 	must(t, os.Mkdir(dir+"/sub", 0o755))
-	if err := os.Rename(dir+"/ro", dir+"/sub/ro"); !errors.Is(err, unix.EROFS) {
-		t.Logf("a rename across directories: %v", err) // newer kernels may allow it; nothing needs it
-	}
-	if err := os.Rename(dir+"/ro", dir+"/renamed"); err != nil {
-		if _, err2 := os.Stat(dir + "/sub/ro"); err2 != nil {
-			t.Error(err)
-		}
+	if err := os.Rename(dir+"/renamed", dir+"/sub/ro"); !errors.Is(err, unix.EROFS) {
+		t.Logf("this kernel renames it across directories too: %v", err) // nothing relies on that
 	}
 }
