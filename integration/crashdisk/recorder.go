@@ -42,6 +42,7 @@ type Recorder struct {
 	read    int64 // end of the log that ops holds
 	ops     []Op
 	mounted bool
+	closed  bool
 	aborted atomic.Bool
 }
 
@@ -229,8 +230,13 @@ func (r *Recorder) Content() (*Image, error) { return Load(r.data) }
 
 // Close detaches everything: the file system, the loop device, the server, in this
 // order and each with a time limit. It returns what went wrong on the way, and
-// leaves nothing attached that can be detached.
+// leaves nothing attached that can be detached. Closing again does nothing: the loop
+// device may be somebody else's by then.
 func (r *Recorder) Close() error {
+	if r.closed {
+		return nil
+	}
+	r.closed = true
 	var errs []error
 	if r.control != nil && r.alive() && !r.aborted.Load() {
 		r.Resume() // a stalled disk cannot be unmounted

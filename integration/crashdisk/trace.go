@@ -27,7 +27,7 @@ type Traced struct {
 
 const fdTrace = 3 // where the tracer writes what it saw
 
-// KillAt runs a program and kills it, with all of its threads, when it is about to
+// KillAt runs a program and kills it, with all that it has started, when it is about to
 // make its n-th state-changing system call: the call is not carried out. With n = 0
 // it runs to its end, and Calls tells how many there are.
 //
@@ -130,6 +130,7 @@ func trace(main, n int) (t Traced, err error) {
 			}
 			if t.Calls = append(t.Calls, c); len(t.Calls) == n {
 				t.Killed = true
+				unix.Kill(pid, unix.SIGKILL) // whoever makes the call, so that it does not
 				unix.Kill(main, unix.SIGKILL)
 			}
 		case s == unix.SIGTRAP, s == unix.SIGSTOP: // ptrace events, new threads
