@@ -59,6 +59,24 @@ func TestWalkStaysInSubvolume(t *testing.T) {
 	}
 }
 
+func TestWalkStaysOutOfBindMounts(t *testing.T) {
+	testenv.Root(t)
+	dir := testenv.Dir(t)
+	must(t, os.MkdirAll(dir+"/a/inside", 0o755))
+	must(t, os.Mkdir(dir+"/b", 0o755))
+	must(t, unix.Mount(dir+"/a", dir+"/b", "", unix.MS_BIND, ""))
+	var got []string
+	err := Walk(context.Background(), openDir(t, dir), func(e *Entry, _ Opener) error {
+		got = append(got, e.Path)
+		return nil
+	})
+	must(t, unix.Unmount(dir+"/b", 0))
+	must(t, err)
+	if d := cmp.Diff([]string{"", "a", "a/inside", "b"}, got); d != "" {
+		t.Error(d)
+	}
+}
+
 func TestWalkEndsWithContext(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 600 {

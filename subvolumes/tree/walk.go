@@ -173,7 +173,7 @@ func (w *walker) stat(dir int, name, path string) (*Entry, uint64, error) {
 	return e, dev, nil
 }
 
-// lstat fills an Entry but for path, target and attributes. It uses statx, whose
+// lstat fills an Entry but for path, target and attributes, and returns its device. It uses statx, whose
 // times have 64 bits on 32-bit machines too.
 func lstat(dir int, name string) (*Entry, uint64, error) {
 	flags := unix.AT_SYMLINK_NOFOLLOW
@@ -205,8 +205,14 @@ func lstat(dir int, name string) (*Entry, uint64, error) {
 	case unix.S_IFCHR, unix.S_IFBLK:
 		e.Rdev = unix.Mkdev(st.Rdev_major, st.Rdev_minor)
 	}
+	if name != "" && st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 {
+		return e, mounted, nil // perhaps of the same device, by a bind mount
+	}
 	return e, unix.Mkdev(st.Dev_major, st.Dev_minor), nil
 }
+
+// mounted stands for the device of what is mounted over an entry; none has this number.
+const mounted = 0
 
 func readlink(dir int, name string) (string, error) {
 	buf := make([]byte, 256)
