@@ -96,7 +96,7 @@ func newStack(c Config, ids claimIDs, prev *stack) (_ *stack, err error) {
 		}
 	}
 	s.up = make([]*layer, len(ids)+1)
-	s.fill(s.trie, c)
+	s.fill(s.trie)
 	return s, nil
 }
 
@@ -208,12 +208,12 @@ func (s *stack) claim(path string, id uint16, l *layer) error {
 }
 
 // fill sets up[id] for all claims.
-func (s *stack) fill(t *trie, c Config) {
+func (s *stack) fill(t *trie) {
 	if t.claim != 0 {
 		s.up[t.claim] = t.from
 	}
 	for _, k := range t.kids {
-		s.fill(k, c)
+		s.fill(k)
 	}
 }
 
