@@ -1,8 +1,10 @@
 package delta
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"runtime"
@@ -86,9 +88,11 @@ type applier struct {
 	limit    int64 // what the manifest says of new content
 
 	sem      *semaphore.Weighted
-	ready    []chan struct{} // per new entry with a record that was seen: closed when complete
-	finished []bool          // new entries whose attributes are set
+	objects  *semaphore.Weighted // memory for objects
+	ready    []chan struct{}     // per new entry with a record that was seen: closed when complete
+	finished []bool              // new entries whose attributes are set
 	recorded []bool
+	hints    *hints  // set by the decoder before the first job
 	sizes    []int64 // of new files with a record, written by the decoder
 	written  atomic.Int64
 	shared   atomic.Int64
@@ -100,7 +104,7 @@ const inFlight = 8 << 20
 
 func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *applier {
 	a := &applier{base: base, stage: s, olds: s.olds, news: s.news, jobs: o.Jobs, progress: o.Progress,
-		total: m.Apply.NewData, limit: m.Apply.NewData, sem: semaphore.NewWeighted(inFlight)}
+		total: m.Apply.NewData, limit: m.Apply.NewData, sem: semaphore.NewWeighted(inFlight), objects: semaphore.NewWeighted(maxObject)}
 	if a.jobs <= 0 {
 		a.jobs = runtime.GOMAXPROCS(0)
 	}
@@ -116,8 +120,8 @@ func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *ap
 type job struct {
 	rec    *record
 	recipe []byte
-	feed   chan action
-	opened chan int64 // size of the address space, from the worker; closed without one on error
+	feed   chan []action
+	held   int64 // of the memory for objects
 }
 
 // contents runs all records.
@@ -141,7 +145,10 @@ func (a *applier) contents(ctx context.Context, r *sectionReader) error {
 	return g.Wait()
 }
 
-func (a *applier) decode(ctx context.Context, r *sectionReader, jobs chan<- *job) error {
+func (a *applier) decode(ctx context.Context, r *sectionReader, jobs chan<- *job) (err error) {
+	if a.hints, err = r.hints(); err != nil {
+		return err
+	}
 	count, err := r.uint(streamControl, uint64(len(a.news.entries)))
 	if err != nil {
 		return err
@@ -159,7 +166,7 @@ func (a *applier) decode(ctx context.Context, r *sectionReader, jobs chan<- *job
 		if sum += rec.size; sum > a.limit {
 			return damaged("more content than its manifest says")
 		}
-		j := &job{rec: rec, feed: make(chan action, 64)}
+		j := &job{rec: rec, feed: make(chan []action, 8)}
 		if rec.method == methodRestore {
 			j.recipe = make([]byte, rec.recipe)
 			if err := r.bytes(streamRecipe, j.recipe); err != nil {
@@ -217,33 +224,52 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	if known := a.sourcesSize(j.rec); known >= 0 {
 		total = known
 	}
+	if j.rec.method == methodObject {
+		// Here and not by the worker: the order of decoding keeps this from blocking for good.
+		if j.held = max(0, total) + size; j.rec.sources[0].new || j.held > maxObject {
+			return damaged("an object of %d bytes", j.held)
+		}
+		if err := a.objects.Acquire(ctx, j.held); err != nil {
+			return err
+		}
+	}
 	select {
 	case jobs <- j:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
 	ops := opReader{r: r, total: total, left: size}
+	var batch []action
+	var held int64
+	send := func() error {
+		if err := a.sem.Acquire(ctx, held); err != nil {
+			return err
+		}
+		select {
+		case j.feed <- batch:
+			batch, held = nil, 0
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	for ops.left > 0 {
 		o, err := ops.next()
 		if err != nil {
 			return err
 		}
 		err = r.pieces(o, func(c action) error {
-			if err := a.sem.Acquire(ctx, int64(len(c.data))); err != nil {
-				return err
+			batch = append(batch, c)
+			if held += int64(len(c.data)); held >= pieceSize || len(batch) == 512 {
+				return send()
 			}
-			select {
-			case j.feed <- c:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+			return nil
 		})
 		if err != nil {
 			return err
 		}
 	}
-	return nil
+	return send()
 }
 
 // sourcesSize returns the size of a record's sources, or -1 where it is not known yet.
@@ -260,6 +286,7 @@ func (a *applier) sourcesSize(rec *record) int64 {
 
 // run makes one file.
 func (a *applier) run(ctx context.Context, j *job) (err error) {
+	defer a.objects.Release(j.held)
 	views, closeViews, err := a.views(ctx, j.rec)
 	defer closeViews()
 	if err != nil {
@@ -283,9 +310,12 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 		}
 	case methodPatch:
 		asm := newAssembler(views, j.rec.cloned, shareThrough(crc, out))
-		if err = a.consume(ctx, asm, j); err == nil {
+		if err = a.consume(ctx, j, asm.do); err == nil {
+			err = asm.finish()
 			crc.sum = asm.crc
 		}
+	case methodObject:
+		err = a.object(ctx, views[0], j, crc)
 	case methodRestore:
 		err = a.restore(ctx, views, j, crc)
 	}
@@ -315,21 +345,21 @@ func badSource(views []*view, want, have uint32) error {
 	return e
 }
 
-func (a *applier) consume(ctx context.Context, asm *assembler, j *job) error {
+func (a *applier) consume(ctx context.Context, j *job, do func(action) error) error {
 	for {
 		select {
-		case c, ok := <-j.feed:
+		case batch, ok := <-j.feed:
 			if !ok {
-				if err := ctx.Err(); err != nil {
+				return ctx.Err()
+			}
+			var held int64
+			for i := range batch {
+				if err := do(batch[i]); err != nil {
 					return err
 				}
-				return asm.finish()
+				held += int64(len(batch[i].data))
 			}
-			err := asm.do(c)
-			a.sem.Release(int64(len(c.data)))
-			if err != nil {
-				return err
-			}
+			a.sem.Release(held)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -342,7 +372,10 @@ func (a *applier) restore(ctx context.Context, views []*view, j *job, out *check
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
 		asm := newAssembler(views, false, writerSink{pw})
-		err := a.consume(ctx, asm, j)
+		err := a.consume(ctx, j, asm.do)
+		if err == nil {
+			err = asm.finish()
+		}
 		pw.CloseWithError(err)
 		return err
 	})
@@ -359,6 +392,44 @@ func (a *applier) restore(ctx context.Context, views []*view, j *job, out *check
 		return err
 	})
 	return g.Wait()
+}
+
+// object makes a relocatable file in memory.
+func (a *applier) object(ctx context.Context, v *view, j *job, out *checked) error {
+	src := make([]byte, v.size)
+	if _, err := v.handle(); err != nil {
+		return err
+	}
+	if _, err := v.ReadAt(src, 0); err != nil && err != io.EOF {
+		return err
+	}
+	b, err := newObjectBuilder(a.hints, src, j.rec.size, j.rec.head)
+	if err != nil {
+		return err
+	}
+	if err := a.consume(ctx, j, b.do); err != nil {
+		return err
+	}
+	out.sum = crc32.Checksum(b.dst, castagnoli)
+	flags := make([]bool, assembleSize/blockSizeFS)
+	for at := 0; at < len(b.dst); at += assembleSize {
+		p := b.dst[at:min(at+assembleSize, len(b.dst))]
+		changed := flags[:(len(p)+blockSizeFS-1)/blockSizeFS]
+		for i := range changed {
+			changed[i] = true
+			if q := p[i*blockSizeFS : min((i+1)*blockSizeFS, len(p))]; j.rec.cloned && int64(at+i*blockSizeFS+len(q)) <= v.size {
+				old, err := v.bytes(int64(at+i*blockSizeFS), len(q))
+				if err != nil {
+					return err
+				}
+				changed[i] = !bytes.Equal(old, q)
+			}
+		}
+		if err := out.put(p, int64(at), changed); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // views opens the sources of a record.

@@ -42,6 +42,9 @@ func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo,
 	if news != nil {
 		nOld, nNew = len(olds.entries), len(news.entries)
 	}
+	if _, err := r.hints(); err != nil {
+		return nil, err
+	}
 	count, err := r.uint(streamControl, uint64(nNew))
 	if err != nil {
 		return nil, err

@@ -16,6 +16,8 @@ import (
 //	  uvarint  zigzag(index - guess)<<2 | view<<1 | new
 //	restore only:
 //	  uvarint  size of plain, uvarint size of the recipe (its bytes: recipe stream)
+//	object only:
+//	  uvarint  where its head begins, see object.go
 //	operations until the content (restore: plain) is complete; copy has none
 //	raw: u32 CRC-32C of the content
 //
@@ -29,6 +31,7 @@ type record struct {
 	sources []source
 	plain   int64
 	recipe  int64
+	head    int64
 	crc     uint32
 }
 
@@ -95,6 +98,9 @@ func (w *streamWriter) record(c *cursor, r *record) {
 		w.uint(streamControl, uint64(r.plain))
 		w.uint(streamControl, uint64(r.recipe))
 	}
+	if r.method == methodObject {
+		w.uint(streamControl, uint64(r.size-r.head))
+	}
 	w.bytes(streamRaw, binary.LittleEndian.AppendUint32(nil, r.crc))
 }
 
@@ -144,6 +150,12 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 			return nil, err
 		}
 		rec.plain, rec.recipe = int64(plain), int64(recipe)
+	case rec.method == methodObject:
+		tail, err := r.uint(streamControl, size)
+		if err != nil {
+			return nil, err
+		}
+		rec.head = int64(size - tail)
 	}
 	var crc [4]byte
 	if err := r.bytes(streamRaw, crc[:]); err != nil {
@@ -313,4 +325,17 @@ func numberError(err error) error {
 		return damaged("a number of more than 64 bits")
 	}
 	return err
+}
+
+// hints reads what stands before the first record.
+func (r *sectionReader) hints() (*hints, error) {
+	n, err := r.uint(streamControl, maxHints)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, n)
+	if err := r.bytes(streamRecipe, b); err != nil {
+		return nil, err
+	}
+	return decodeHints(b)
 }

@@ -35,6 +35,7 @@ type maker struct {
 	w        *streamWriter
 	c        cursor
 	report   *Report
+	hints    *hints
 	needs    bundle.Needs
 	estimate chan *zstd.Encoder // one for each worker
 }
@@ -192,6 +193,13 @@ func (m *maker) write(actions []action) {
 // takes their results in order.
 func (m *maker) contents(ctx context.Context) error {
 	order := m.order()
+	var err error
+	if m.hints, err = m.learn(ctx, order); err != nil {
+		return err
+	}
+	encoded := m.hints.encode()
+	m.w.uint(streamControl, uint64(len(encoded)))
+	m.w.bytes(streamRecipe, encoded)
 	m.w.uint(streamControl, uint64(len(order)))
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -408,7 +416,10 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 		best = math.MaxInt64
 	}
 	for _, c := range cands {
-		actions, err := diffFile(ctx, data, c.data)
+		actions, head, object, err := diffObject(ctx, m.hints, data, c.data)
+		if err == nil && !object {
+			actions, err = diffFile(ctx, data, c.data)
+		}
 		if err != nil {
 			return err
 		}
@@ -417,10 +428,15 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 			continue
 		}
 		best = n
-		f.rec.method, f.rec.sources = methodPatch, []source{{index: c.index}}
+		f.rec.method, f.rec.head, f.rec.sources = methodPatch, head, []source{{index: c.index}}
 		f.actions, f.recipe = actions, nil
-		f.info.Method, f.info.Source, f.info.Bytes, f.info.Why = "patch", m.olds.entries[c.index].path, n, c.why
-		m.place(f)
+		if object {
+			f.rec.method = methodObject
+			m.placeObject(f, data, c.data)
+		} else {
+			m.place(f)
+		}
+		f.info.Method, f.info.Source, f.info.Bytes, f.info.Why = methodNames[f.rec.method], m.olds.entries[c.index].path, n, c.why
 	}
 	if best > f.rec.size/8 {
 		whole := []action{{op: op{kind: opInsert, length: f.rec.size}, data: data}}
@@ -482,6 +498,23 @@ func (m *maker) place(f *made) {
 	var n int64
 	for _, d := range dirty {
 		if d {
+			n++
+		}
+	}
+	f.rec.cloned = n*8 < blocks*7
+	f.written = f.rec.size
+	if f.rec.cloned {
+		f.written = n * blockSizeFS
+	}
+}
+
+// placeObject is place for objects, whose operations do not show what stays.
+func (m *maker) placeObject(f *made, data, old []byte) {
+	var n int64
+	blocks := (f.rec.size + blockSizeFS - 1) / blockSizeFS
+	for at := 0; at < len(data); at += blockSizeFS {
+		end := min(at+blockSizeFS, len(data))
+		if end > len(old) || !bytes.Equal(data[at:end], old[at:end]) {
 			n++
 		}
 	}

@@ -1,0 +1,220 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"sort"
+	"strings"
+
+	"github.com/btrovl/btrovl/delta/btf"
+)
+
+// Hints are what the maker learned about all kernel modules of a section together, and
+// ships once: how the numbers of their type information changed (package btf), and how the
+// checksums of the kernel's symbols did.
+//
+//	uvarint  size of the encoded btf.Map, 0 for none; the map
+//	uvarint  number of checksums; for each, ascending: uvarint how far on, and then
+//	for each: u32 the new one
+type hints struct {
+	types *btf.Map
+	crcs  []crcPair // by old
+}
+
+type crcPair struct{ old, new uint32 }
+
+const maxHints = 16 << 20
+
+func (h *hints) encode() []byte {
+	var b []byte
+	if h.types != nil {
+		m := h.types.Encode()
+		b = binary.AppendUvarint(b, uint64(len(m)))
+		b = append(b, m...)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.AppendUvarint(b, uint64(len(h.crcs)))
+	last := uint32(0)
+	for _, c := range h.crcs {
+		b = binary.AppendUvarint(b, uint64(c.old-last))
+		last = c.old
+	}
+	for _, c := range h.crcs {
+		b = binary.LittleEndian.AppendUint32(b, c.new)
+	}
+	return b
+}
+
+func decodeHints(b []byte) (*hints, error) {
+	h := &hints{}
+	bad := damaged("hints that are malformed")
+	uvarint := func() (uint64, bool) {
+		v, n := binary.Uvarint(b)
+		if n <= 0 {
+			return 0, false
+		}
+		b = b[n:]
+		return v, true
+	}
+	n, ok := uvarint()
+	if !ok || n > uint64(len(b)) {
+		return nil, bad
+	}
+	if n > 0 {
+		m, err := btf.Decode(b[:n])
+		if err != nil {
+			return nil, bad
+		}
+		h.types, b = m, b[n:]
+	}
+	n, ok = uvarint()
+	if !ok || n > uint64(len(b))/5 {
+		return nil, bad
+	}
+	h.crcs = make([]crcPair, n)
+	last := uint64(0)
+	for i := range h.crcs {
+		v, ok := uvarint()
+		if last += v; !ok || v > 1<<32 || last >= 1<<32 {
+			return nil, bad
+		}
+		h.crcs[i].old = uint32(last)
+	}
+	if uint64(len(b)) != 4*n {
+		return nil, bad
+	}
+	for i := range h.crcs {
+		h.crcs[i].new = binary.LittleEndian.Uint32(b[4*i:])
+	}
+	return h, nil
+}
+
+// eachBTF calls f with the type information of an object.
+func eachBTF(b []byte, s []elfSection, f func([]byte)) {
+	for i := range s {
+		if s[i].typ == shtProgbits && s[i].name == ".BTF" {
+			f(s[i].bytes(b))
+		}
+	}
+}
+
+// eachVersion calls f with each entry of the table of symbol checksums: 8 bytes of
+// checksum, 56 of name.
+func eachVersion(b []byte, s []elfSection, f func(entry []byte)) {
+	for i := range s {
+		if s[i].typ == shtProgbits && s[i].name == "__versions" {
+			for t := s[i].bytes(b); len(t) >= 64; t = t[64:] {
+				f(t[:64:64])
+			}
+		}
+	}
+}
+
+// rewrite brings the types of an old object up to date.
+func (h *hints) rewrite(b []byte, s []elfSection) {
+	if h.types != nil {
+		eachBTF(b, s, h.types.Rewrite)
+	}
+}
+
+// checksums brings the checksums of an old object up to date.
+func (h *hints) checksums(b []byte, s []elfSection) {
+	eachVersion(b, s, func(e []byte) {
+		crc := binary.LittleEndian.Uint32(e)
+		i := sort.Search(len(h.crcs), func(i int) bool { return h.crcs[i].old >= crc })
+		if i < len(h.crcs) && h.crcs[i].old == crc {
+			binary.LittleEndian.PutUint32(e, h.crcs[i].new)
+		}
+	})
+}
+
+// normalize brings a new object into the form in which it is compared.
+func (h *hints) normalize(b []byte, s []elfSection) {
+	if h.types != nil {
+		eachBTF(b, s, h.types.New.Normalize)
+	}
+}
+
+// restore undoes normalize.
+func (h *hints) restore(b []byte, s []elfSection) {
+	if h.types != nil {
+		eachBTF(b, s, h.types.New.Restore)
+	}
+}
+
+// learnTypes is how many bytes of type information are compared: numbers of a kernel
+// repeat themselves, and comparing takes time.
+const learnTypes = 16 << 20
+
+// learn looks at all pairs of kernel modules.
+func (m *maker) learn(ctx context.Context, order []int) (*hints, error) {
+	h := &hints{}
+	var pairs [][2]int
+	for _, i := range order {
+		if e := &m.news.entries[i]; strings.HasSuffix(e.path, ".ko") {
+			if c := m.match.byPath(e.path, 1); len(c) > 0 {
+				pairs = append(pairs, [2]int{c[0], i})
+			}
+		}
+	}
+	if len(pairs) < 8 {
+		return h, nil
+	}
+	l := btf.NewLearner()
+	crcs := make(map[crcPair]int)
+	type sample struct{ old, new []byte }
+	var samples []sample
+	var total int
+	for _, p := range pairs {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		old, err := m.olds.content(p[0])
+		if err != nil {
+			return nil, err
+		}
+		new, err := m.news.content(p[1])
+		if err != nil {
+			return nil, err
+		}
+		so, sn := elfSections(old), elfSections(new)
+		versions := make(map[string]uint32)
+		eachVersion(old, so, func(e []byte) { versions[string(e[8:])] = binary.LittleEndian.Uint32(e) })
+		eachVersion(new, sn, func(e []byte) {
+			now := binary.LittleEndian.Uint32(e)
+			if was, ok := versions[string(e[8:])]; ok && was != now {
+				crcs[crcPair{was, now}]++
+			}
+		})
+		var a, b []byte
+		eachBTF(old, so, func(t []byte) { a = t })
+		eachBTF(new, sn, func(t []byte) { b = t })
+		if len(a) > 0 && len(b) > 0 {
+			l.Look(a, b)
+			samples = append(samples, sample{bytes.Clone(a), bytes.Clone(b)})
+			total += len(b)
+		}
+	}
+	every := max(1, (total+learnTypes-1)/learnTypes)
+	for i := 0; i < len(samples); i += every {
+		if err := l.Compare(ctx, samples[i].old, samples[i].new); err != nil {
+			return nil, err
+		}
+	}
+	if len(samples) > 0 {
+		h.types = l.Map()
+	}
+	best := make(map[uint32]crcPair)
+	for c, n := range crcs {
+		if b, ok := best[c.old]; n > 1 && (!ok || n > crcs[b] || n == crcs[b] && c.new < b.new) {
+			best[c.old] = c
+		}
+	}
+	for _, c := range best {
+		h.crcs = append(h.crcs, c)
+	}
+	sort.Slice(h.crcs, func(i, j int) bool { return h.crcs[i].old < h.crcs[j].old })
+	return h, nil
+}

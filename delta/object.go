@@ -1,0 +1,383 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"sort"
+)
+
+// The content of an object (methodObject) is decoded in an order that lets each part
+// profit from those before it. A part is a list of ranges of the file:
+//
+//	head     from position `head` of the record to the end: section names and headers, signature
+//	start    the ELF header, 64 bytes
+//	code     everything that is in none of the others
+//	types    .BTF, in the normal form of package btf; before it, that of the source is rewritten
+//	strings  string tables of symbol tables
+//	symbols  symbol tables; before them, those of the source are brought up to date
+//	tables   relocations, their offsets as distances from the one before; the same
+//
+// From `code` on the ranges follow from the new section headers.
+type objectPart int
+
+const (
+	partHead objectPart = iota
+	partStart
+	partCode
+	partTypes
+	partStrings
+	partSymbols
+	partTables
+	numParts
+)
+
+type span struct{ from, to int64 }
+
+// maxObject bounds what is held in memory for one object: source and content.
+const maxObject = 40 << 20
+
+// objectHead returns where the head of an object begins, or ok false for what cannot travel as one.
+func objectHead(b []byte) (int64, bool) {
+	s := elfSections(b)
+	if s == nil {
+		return 0, false
+	}
+	shoff := int64(binary.LittleEndian.Uint64(b[40:]))
+	str := &s[binary.LittleEndian.Uint16(b[62:])]
+	head := min(shoff, int64(str.off))
+	if head < 64 {
+		return 0, false
+	}
+	_, ok := objectSpans(s, head)
+	return head, ok
+}
+
+// objectSpans finds the ranges of the parts behind the start. ok is false if sections overlap.
+func objectSpans(s []elfSection, head int64) (spans [numParts][]span, ok bool) {
+	var all []struct {
+		span
+		part objectPart
+	}
+	put := func(sec *elfSection, p objectPart) {
+		if sec.typ == shtNobits || sec.size == 0 || int64(sec.off) >= head {
+			return
+		}
+		all = append(all, struct {
+			span
+			part objectPart
+		}{span{int64(sec.off), int64(sec.off + sec.size)}, p})
+	}
+	for i := range s {
+		switch s[i].typ {
+		case shtSymtab:
+			put(&s[i], partSymbols)
+			if int(s[i].link) < len(s) && s[s[i].link].typ == shtStrtab {
+				put(&s[s[i].link], partStrings)
+			}
+		case shtRela:
+			put(&s[i], partTables)
+		case shtProgbits:
+			if s[i].name == ".BTF" {
+				put(&s[i], partTypes)
+			}
+		}
+	}
+	sort.Slice(all, func(i, j int) bool { return all[i].from < all[j].from })
+	at := int64(64)
+	add := func(p objectPart, from, to int64) {
+		if from == to {
+			return
+		}
+		if l := spans[p]; len(l) > 0 && l[len(l)-1].to == from {
+			l[len(l)-1].to = to
+			return
+		}
+		spans[p] = append(spans[p], span{from, to})
+	}
+	for _, a := range all {
+		if a.from < at || a.to > head {
+			return spans, false
+		}
+		add(partCode, at, a.from)
+		add(a.part, a.from, a.to)
+		at = a.to
+	}
+	add(partCode, at, head)
+	return spans, true
+}
+
+// An objectBuilder runs the operations of an object in memory.
+type objectBuilder struct {
+	reloc *relocator
+	hints *hints
+	src   []byte // rewritten between the parts
+	dst   []byte
+	spans [numParts][]span
+	head  int64
+	part  objectPart
+	at    int64  // within the current span
+	cur   []span // spans of this part that are not complete
+}
+
+func newObjectBuilder(h *hints, src []byte, size, head int64) (*objectBuilder, error) {
+	if head < 64 || head > size {
+		return nil, damaged("an object whose head is at %d of %d", head, size)
+	}
+	b := &objectBuilder{hints: h, reloc: newRelocator(src), src: src, dst: make([]byte, size), head: head, part: -1}
+	b.spans[partHead] = []span{{head, size}}
+	b.spans[partStart] = []span{{0, 64}}
+	return b, b.advance()
+}
+
+// advance goes to the next span that is not empty.
+func (b *objectBuilder) advance() error {
+	for len(b.cur) > 0 && b.at == b.cur[0].to {
+		if b.cur = b.cur[1:]; len(b.cur) > 0 {
+			b.at = b.cur[0].from
+		}
+	}
+	for len(b.cur) == 0 && b.part < numParts {
+		b.part++
+		switch b.part {
+		case numParts:
+			b.finish()
+			return nil
+		case partCode:
+			b.hints.checksums(b.src, b.reloc.olds)
+			s := elfSections(b.dst)
+			spans, ok := objectSpans(s, b.head)
+			if s == nil || !ok {
+				return damaged("an object that is none")
+			}
+			for p := partCode; p < numParts; p++ {
+				b.spans[p] = spans[p]
+			}
+		case partTypes:
+			b.hints.rewrite(b.src, b.reloc.olds)
+		case partSymbols:
+			b.reloc.symbols(b.dst)
+		case partTables:
+			b.reloc.relocations(b.dst)
+		}
+		for _, s := range b.spans[b.part] {
+			if s.from < s.to {
+				b.cur = append(b.cur, s)
+			}
+		}
+		if len(b.cur) > 0 {
+			b.at = b.cur[0].from
+		}
+	}
+	return nil
+}
+
+// finish turns the parts that were compared in another form into what the file holds.
+func (b *objectBuilder) finish() {
+	s := elfSections(b.dst)
+	b.hints.restore(b.dst, s)
+	relaOffsets(b.dst, s)
+}
+
+// do runs one action, which must stay within a span.
+func (b *objectBuilder) do(c action) error {
+	if c.length == 0 {
+		return nil
+	}
+	if len(b.cur) == 0 || c.length > b.cur[0].to-b.at {
+		return damaged("an operation across the parts of an object")
+	}
+	dst := b.dst[b.at : b.at+c.length]
+	switch c.kind {
+	case opCopy, opAdd:
+		if c.pos < 0 || c.length > int64(len(b.src))-c.pos {
+			return damaged("an operation beyond its sources")
+		}
+		src := b.src[c.pos : c.pos+c.length]
+		if c.kind == opCopy {
+			copy(dst, src)
+		} else {
+			addBytes(dst, src, c.data)
+		}
+		b.reloc.pos.add(c.pos, b.at, c.length)
+	default:
+		copy(dst, c.data)
+	}
+	b.at += c.length
+	return b.advance()
+}
+
+// diffObject finds the actions of an object. It runs them as the device does, because the source
+// of each part depends on those before. ok is false where the plain way must be taken.
+func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []action, head int64, ok bool, err error) {
+	if int64(len(new)+len(old)) > maxObject {
+		return nil, 0, false, nil
+	}
+	head, ok = objectHead(new)
+	oldHead, oldOK := objectHead(old)
+	if !ok || !oldOK {
+		return nil, 0, false, nil
+	}
+	src := append([]byte(nil), old...)
+	b, err := newObjectBuilder(h, src, int64(len(new)), head)
+	if err != nil {
+		return nil, 0, false, err
+	}
+	// The form in which the new file is compared.
+	form := bytes.Clone(new)
+	sections := elfSections(new)
+	h.normalize(form, sections)
+	relaDistances(form, sections)
+	oldSpans, _ := objectSpans(elfSections(old), oldHead)
+	oldSpans[partHead] = []span{{oldHead, int64(len(old))}}
+	oldSpans[partStart] = []span{{0, 64}}
+	oldSections := elfSections(old)
+	for b.part < numParts {
+		part := b.part
+		var found []action
+		for _, p := range pairPieces(b.cur, oldSpans[part], sections, oldSections, part) {
+			piece, err := diffPiece(ctx, form[p.new.from:p.new.to], src, p.old, part)
+			if err != nil {
+				return nil, 0, false, err
+			}
+			found = append(found, piece...)
+		}
+		for _, a := range found {
+			for a.length > 0 {
+				piece, n := a, min(a.length, b.cur[0].to-b.at)
+				piece.length = n
+				if a.data != nil {
+					piece.data = a.data[:n]
+				}
+				a = a.cut(n)
+				actions = append(actions, piece)
+				if err := b.do(piece); err != nil {
+					return nil, 0, false, err
+				}
+			}
+		}
+	}
+	if !bytes.Equal(b.dst, new) {
+		return nil, 0, false, nil // e.g. sections that overlap in a way that the forms do not survive
+	}
+	return actions, head, true, nil
+}
+
+// A piecePair is a piece of a new part and what it is compared with.
+type piecePair struct{ new, old span }
+
+// pairPieces cuts the spans of a part at the beginnings of sections, and pairs each piece with the
+// old section of the same name, or with the whole extent of the old part.
+func pairPieces(news, olds []span, sn, so []elfSection, part objectPart) []piecePair {
+	var whole span
+	if len(olds) > 0 {
+		whole = span{olds[0].from, olds[len(olds)-1].to}
+	}
+	if part == partHead || part == partStart {
+		return []piecePair{{news[0], whole}}
+	}
+	oldPieces := make(map[string][]span)
+	for _, p := range cutPieces(olds, so) {
+		oldPieces[p.name] = append(oldPieces[p.name], p.span)
+	}
+	var pairs []piecePair
+	for _, p := range cutPieces(news, sn) {
+		pair := piecePair{new: p.span, old: whole}
+		if all := oldPieces[p.name]; len(all) > 0 {
+			pair.old = all[0]
+			oldPieces[p.name] = all[1:]
+		}
+		pairs = append(pairs, pair)
+	}
+	return pairs
+}
+
+type namedSpan struct {
+	span
+	name string
+}
+
+func cutPieces(spans []span, s []elfSection) []namedSpan {
+	starts := make(map[int64]string)
+	var at []int64
+	for i := range s {
+		if off := int64(s[i].off); s[i].typ != shtNobits && s[i].size > 0 {
+			if _, ok := starts[off]; !ok {
+				at = append(at, off)
+			}
+			starts[off] = s[i].name
+		}
+	}
+	sort.Slice(at, func(i, j int) bool { return at[i] < at[j] })
+	var out []namedSpan
+	for _, sp := range spans {
+		i := sort.Search(len(at), func(i int) bool { return at[i] >= sp.from })
+		from, name := sp.from, ""
+		for ; i < len(at) && at[i] < sp.to; i++ {
+			if at[i] > from {
+				out = append(out, namedSpan{span{from, at[i]}, name})
+			}
+			from, name = at[i], starts[at[i]]
+		}
+		if sp.to > from {
+			out = append(out, namedSpan{span{from, sp.to}, name})
+		}
+	}
+	return out
+}
+
+// diffPiece compares a piece with a range of the source. Common ends are taken first:
+// the positions of tables that hold nothing but zeros must not be left to chance.
+func diffPiece(ctx context.Context, text, src []byte, old span, part objectPart) ([]action, error) {
+	from := src[old.from:old.to]
+	if part == partHead {
+		actions, err := diffFile(ctx, text, from)
+		return shift(actions, old.from), err
+	}
+	pre := commonPrefix(text, from)
+	if pre < 32 {
+		pre = 0
+	}
+	suf := 0
+	for suf < len(text)-pre && suf < len(from)-pre && text[len(text)-1-suf] == from[len(from)-1-suf] {
+		suf++
+	}
+	if suf < 32 {
+		suf = 0
+	}
+	var actions []action
+	if pre > 0 {
+		actions = append(actions, action{op: op{kind: opCopy, length: int64(pre), pos: old.from}})
+	}
+	if mid := text[pre : len(text)-suf]; len(mid) > 0 {
+		found, err := diffActions(ctx, mid, sourcesOf(from))
+		if err != nil {
+			return nil, err
+		}
+		actions = append(actions, shift(found, old.from)...)
+	}
+	if suf > 0 {
+		actions = append(actions, action{op: op{kind: opCopy, length: int64(suf), pos: old.to - int64(suf)}})
+	}
+	return actions, nil
+}
+
+func commonPrefix(a, b []byte) int {
+	n := min(len(a), len(b))
+	for i := range n {
+		if a[i] != b[i] {
+			return i
+		}
+	}
+	return n
+}
+
+// shift moves the source positions of actions.
+func shift(actions []action, by int64) []action {
+	for i := range actions {
+		if k := actions[i].kind; k == opCopy || k == opAdd {
+			actions[i].pos += by
+		}
+	}
+	return actions
+}
