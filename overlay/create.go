@@ -75,7 +75,7 @@ func (u *Union) Tmpfile(dir *Node, w *Spec, a *Attr) (*Node, error) {
 		return nil, err
 	}
 	a.Ino = viewIno(a.Ino, l.num)
-	f := found{st: *a, state: anonymous, claim: dir.claim}
+	f := found{st: *a, state: anonymous | noCaps, claim: dir.claim}
 	u.tab.mu.Lock()
 	n := u.makeLocked(nil, "", &f)
 	u.tab.noteLocked(n)
@@ -150,7 +150,7 @@ func (u *Union) create(dir *Node, name string, w *Spec, typ uint32, a *Attr, mk 
 		return nil, err
 	}
 	a.Ino = viewIno(a.Ino, l.num)
-	f := found{st: *a, state: hasUpper, claim: dir.claim}
+	f := found{st: *a, state: hasUpper | noCaps, claim: dir.claim}
 	u.tab.mu.Lock()
 	if old := u.tab.names[linkKey{dir, name}]; old != nil {
 		u.tab.dropNameLocked(old)

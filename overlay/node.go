@@ -30,6 +30,7 @@ const (
 	defACLKnown                    // … if this is set
 	impure                         // (directories) its upper holds copied-up objects …
 	impureKnown                    // … if this is set
+	noCaps                         // (files) has no security.capability: the kernel asks before every first write
 )
 
 // Node is an object that somebody (the kernel) knows: it has one identity, and

@@ -358,8 +358,11 @@ func (p *Plan) appearing(n *Node, old, next *viewOf) {
 	for i := range was.ents {
 		seen[was.name(&was.ents[i])] = true
 	}
+	path := pathOf(n)
 	for i := range is.ents {
-		if name := is.name(&is.ents[i]); !seen[name] {
+		// Under a busy name that did not exist lies what an earlier switch had to
+		// leave there.
+		if name := is.name(&is.ents[i]); !seen[name] && !p.busy[joinPath(path, name)] {
 			p.names = append(p.names, NameRef{Parent: n.id, Name: name})
 		}
 	}

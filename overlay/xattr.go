@@ -40,6 +40,9 @@ func outer(name string) string {
 func (u *Union) Getxattr(n *Node, name string, buf []byte) (size int, err error) {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
+	if name == xattrCaps && n.is(noCaps) {
+		return 0, unix.ENODATA
+	}
 	if n.typ == unix.S_IFDIR && name == xattrDefaultACL && n.is(hasUpper) && n.is(defACLKnown) && !n.is(defACL) {
 		return 0, unix.ENODATA
 	}
@@ -47,6 +50,9 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (size int, err error)
 		size, err = o.getxattr(inner(name), buf)
 		return err
 	})
+	if name == xattrCaps && err == unix.ENODATA {
+		n.set(noCaps, 0)
+	}
 	return size, err
 }
 
@@ -70,15 +76,15 @@ func (u *Union) Listxattr(n *Node, superuser bool) (names []string, err error) {
 	return names, err
 }
 
+const xattrCaps = "security.capability"
+
 const xattrAccessACL = "system.posix_acl_access"
 
 // Setxattr sets an attribute. killSGID says that the caller is not in the file's
 // group, so that an access ACL that it sets clears the setgid bit.
 func (u *Union) Setxattr(n *Node, name string, val []byte, flags int, killSGID bool) error {
 	return u.changeMeta(n, func(o at) error {
-		if name == xattrDefaultACL {
-			n.set(0, defACLKnown)
-		}
+		n.set(0, defACLKnown|noCaps)
 		if err := o.setxattr(inner(name), val, flags); err != nil {
 			return err
 		}
@@ -104,9 +110,7 @@ func (u *Union) Removexattr(n *Node, name string) error {
 		return err
 	}
 	return u.changeMeta(n, func(o at) error {
-		if name == xattrDefaultACL {
-			n.set(0, defACLKnown)
-		}
+		n.set(0, defACLKnown)
 		return o.removexattr(inner(name))
 	})
 }
