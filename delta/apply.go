@@ -97,7 +97,8 @@ type applier struct {
 	written  atomic.Int64
 	shared   atomic.Int64
 	done     atomic.Int64
-	mu       sync.Mutex // serialises progress
+	mu       sync.Mutex // serialises progress, and guards:
+	buffers  [][]byte   // for objects
 }
 
 const inFlight = 8 << 20
@@ -238,7 +239,7 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ops := opReader{r: r, total: total, left: size}
+	ops := opReader{r: r, total: total, left: size, object: j.rec.method == methodObject}
 	var batch []action
 	var held int64
 	send := func() error {
@@ -253,7 +254,7 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 			return ctx.Err()
 		}
 	}
-	for ops.left > 0 {
+	for ops.more() {
 		o, err := ops.next()
 		if err != nil {
 			return err
@@ -396,19 +397,24 @@ func (a *applier) restore(ctx context.Context, views []*view, j *job, out *check
 
 // object makes a relocatable file in memory.
 func (a *applier) object(ctx context.Context, v *view, j *job, out *checked) error {
-	src := make([]byte, v.size)
+	src, dst := a.take(v.size), a.take(j.rec.size)
+	defer a.give(src)
+	defer a.give(dst)
 	if _, err := v.handle(); err != nil {
 		return err
 	}
 	if _, err := v.ReadAt(src, 0); err != nil && err != io.EOF {
 		return err
 	}
-	b, err := newObjectBuilder(a.hints, src, j.rec.size, j.rec.head)
+	b, err := newObjectBuilder(a.hints, src, dst, j.rec.head)
 	if err != nil {
 		return err
 	}
 	if err := a.consume(ctx, j, b.do); err != nil {
 		return err
+	}
+	if b.part != numParts {
+		return damaged("an object that is not complete")
 	}
 	out.sum = crc32.Checksum(b.dst, castagnoli)
 	flags := make([]bool, assembleSize/blockSizeFS)
@@ -430,6 +436,31 @@ func (a *applier) object(ctx context.Context, v *view, j *job, out *checked) err
 		}
 	}
 	return nil
+}
+
+// take returns a buffer for an object, give puts it back: without that the garbage of a few thousand
+// kernel modules would be the greater part of the memory.
+func (a *applier) take(n int64) []byte {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, b := range a.buffers {
+		if int64(cap(b)) >= n {
+			a.buffers = append(a.buffers[:i], a.buffers[i+1:]...)
+			return b[:n]
+		}
+	}
+	if len(a.buffers) > 0 { // all too small: let one go
+		a.buffers = a.buffers[1:]
+	}
+	return make([]byte, n, max(n, 1<<20))
+}
+
+func (a *applier) give(b []byte) {
+	a.mu.Lock()
+	if len(a.buffers) < 2*a.jobs && cap(b) <= 4<<20 {
+		a.buffers = append(a.buffers, b)
+	}
+	a.mu.Unlock()
 }
 
 // views opens the sources of a record.

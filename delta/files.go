@@ -27,7 +27,7 @@ func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo,
 	if base != nil || len(m.From) == 0 {
 		olds, news, err = readListings(ctx, r, base, m, 0)
 	} else {
-		_, err = r.skip(int64(r.head.listing))
+		_, err = r.skip(int64(r.head.listing), false)
 	}
 	if err != nil {
 		return nil, err
@@ -87,7 +87,7 @@ func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo,
 				return nil, err
 			}
 		}
-		if f.Bytes, err = r.skip(size); err != nil {
+		if f.Bytes, err = r.skip(size, rec.method == methodObject); err != nil {
 			return nil, err
 		}
 		files = append(files, f)
@@ -96,9 +96,9 @@ func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo,
 }
 
 // skip reads the operations that make size bytes and returns how much data they carry.
-func (r *sectionReader) skip(size int64) (data int64, err error) {
-	ops := opReader{r: r, total: maxSize, left: size}
-	for ops.left > 0 {
+func (r *sectionReader) skip(size int64, object bool) (data int64, err error) {
+	ops := opReader{r: r, total: maxSize, left: size, object: object}
+	for ops.more() {
 		o, err := ops.next()
 		if err != nil {
 			return data, err

@@ -18,7 +18,14 @@ import (
 //	symbols  symbol tables; before them, those of the source are brought up to date
 //	tables   relocations, their offsets as distances from the one before; the same
 //
-// From `code` on the ranges follow from the new section headers.
+// From `code` on the ranges follow from the new section headers. They are cut at the
+// beginnings of sections into pieces, and each piece has an old one: the section of
+// the same name. Operations count their positions from there:
+//
+//	expected position   at the start of a piece: that of its old one; then: the end of the
+//	                    source bytes used last
+//	copy, length 0      to the end of the piece
+//	raw, length 0       the object is complete
 type objectPart int
 
 const (
@@ -109,36 +116,51 @@ func objectSpans(s []elfSection, head int64) (spans [numParts][]span, ok bool) {
 
 // An objectBuilder runs the operations of an object in memory.
 type objectBuilder struct {
-	reloc *relocator
-	hints *hints
-	src   []byte // rewritten between the parts
-	dst   []byte
-	spans [numParts][]span
-	head  int64
-	part  objectPart
-	at    int64  // within the current span
-	cur   []span // spans of this part that are not complete
+	reloc       *relocator
+	hints       *hints
+	src         []byte // rewritten between the parts
+	dst         []byte
+	spans       [numParts][]span
+	head        int64
+	part        objectPart
+	at          int64       // in the file
+	cur         []piecePair // pieces of this part that are not complete
+	pos         int64       // expected position in the source
+	oldSpans    [numParts][]span
+	oldSections []elfSection
 }
 
-func newObjectBuilder(h *hints, src []byte, size, head int64) (*objectBuilder, error) {
+func newObjectBuilder(h *hints, src, dst []byte, head int64) (*objectBuilder, error) {
+	size := int64(len(dst))
 	if head < 64 || head > size {
 		return nil, damaged("an object whose head is at %d of %d", head, size)
 	}
-	b := &objectBuilder{hints: h, reloc: newRelocator(src), src: src, dst: make([]byte, size), head: head, part: -1}
+	b := &objectBuilder{hints: h, reloc: newRelocator(src), src: src, dst: dst, head: head, part: -1}
 	b.spans[partHead] = []span{{head, size}}
 	b.spans[partStart] = []span{{0, 64}}
+	b.oldSections = b.reloc.olds
+	if oldHead, ok := objectHead(src); ok {
+		b.oldSpans, _ = objectSpans(b.oldSections, oldHead)
+		b.oldSpans[partHead] = []span{{oldHead, int64(len(src))}}
+		b.oldSpans[partStart] = []span{{0, 64}}
+	}
 	return b, b.advance()
 }
 
-// advance goes to the next span that is not empty.
+// advance goes to the next piece that is not empty, if this one is complete.
 func (b *objectBuilder) advance() error {
-	for len(b.cur) > 0 && b.at == b.cur[0].to {
+	if len(b.cur) > 0 {
+		if b.at < b.cur[0].new.to {
+			return nil
+		}
 		if b.cur = b.cur[1:]; len(b.cur) > 0 {
-			b.at = b.cur[0].from
+			b.at, b.pos = b.cur[0].new.from, b.cur[0].old.from
+			return nil
 		}
 	}
 	for len(b.cur) == 0 && b.part < numParts {
 		b.part++
+		var sections []elfSection
 		switch b.part {
 		case numParts:
 			b.finish()
@@ -160,15 +182,12 @@ func (b *objectBuilder) advance() error {
 		case partTables:
 			b.reloc.relocations(b.dst)
 		}
-		for _, s := range b.spans[b.part] {
-			if s.from < s.to {
-				b.cur = append(b.cur, s)
-			}
+		if b.part >= partCode {
+			sections = elfSections(b.dst)
 		}
-		if len(b.cur) > 0 {
-			b.at = b.cur[0].from
-		}
+		b.cur = pairPieces(b.spans[b.part], b.oldSpans[b.part], sections, b.oldSections, b.part)
 	}
+	b.at, b.pos = b.cur[0].new.from, b.cur[0].old.from
 	return nil
 }
 
@@ -179,27 +198,36 @@ func (b *objectBuilder) finish() {
 	relaOffsets(b.dst, s)
 }
 
-// do runs one action, which must stay within a span.
+// do runs one action, which must stay within a piece.
 func (b *objectBuilder) do(c action) error {
-	if c.length == 0 {
+	if c.kind == opRaw && c.length == 0 {
 		return nil
 	}
-	if len(b.cur) == 0 || c.length > b.cur[0].to-b.at {
+	if len(b.cur) == 0 {
+		return damaged("more operations than an object has parts")
+	}
+	left := b.cur[0].new.to - b.at
+	if c.length == 0 {
+		c.length = left
+	}
+	if c.length > left {
 		return damaged("an operation across the parts of an object")
 	}
 	dst := b.dst[b.at : b.at+c.length]
 	switch c.kind {
 	case opCopy, opAdd:
-		if c.pos < 0 || c.length > int64(len(b.src))-c.pos {
+		pos := b.pos + c.seek
+		if pos < 0 || c.length > int64(len(b.src))-pos {
 			return damaged("an operation beyond its sources")
 		}
-		src := b.src[c.pos : c.pos+c.length]
+		src := b.src[pos : pos+c.length]
 		if c.kind == opCopy {
 			copy(dst, src)
 		} else {
 			addBytes(dst, src, c.data)
 		}
-		b.reloc.pos.add(c.pos, b.at, c.length)
+		b.reloc.pos.add(pos, b.at, c.length)
+		b.pos = pos + c.length
 	default:
 		copy(dst, c.data)
 	}
@@ -214,12 +242,11 @@ func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []actio
 		return nil, 0, false, nil
 	}
 	head, ok = objectHead(new)
-	oldHead, oldOK := objectHead(old)
-	if !ok || !oldOK {
+	if _, oldOK := objectHead(old); !ok || !oldOK {
 		return nil, 0, false, nil
 	}
 	src := append([]byte(nil), old...)
-	b, err := newObjectBuilder(h, src, int64(len(new)), head)
+	b, err := newObjectBuilder(h, src, make([]byte, len(new)), head)
 	if err != nil {
 		return nil, 0, false, err
 	}
@@ -228,35 +255,26 @@ func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []actio
 	sections := elfSections(new)
 	h.normalize(form, sections)
 	relaDistances(form, sections)
-	oldSpans, _ := objectSpans(elfSections(old), oldHead)
-	oldSpans[partHead] = []span{{oldHead, int64(len(old))}}
-	oldSpans[partStart] = []span{{0, 64}}
-	oldSections := elfSections(old)
 	for b.part < numParts {
-		part := b.part
-		var found []action
-		for _, p := range pairPieces(b.cur, oldSpans[part], sections, oldSections, part) {
-			piece, err := diffPiece(ctx, form[p.new.from:p.new.to], src, p.old, part)
-			if err != nil {
-				return nil, 0, false, err
-			}
-			found = append(found, piece...)
+		p := b.cur[0]
+		found, err := diffPiece(ctx, form[p.new.from:p.new.to], src, p.old, b.part)
+		if err != nil {
+			return nil, 0, false, err
 		}
-		for _, a := range found {
-			for a.length > 0 {
-				piece, n := a, min(a.length, b.cur[0].to-b.at)
-				piece.length = n
-				if a.data != nil {
-					piece.data = a.data[:n]
-				}
-				a = a.cut(n)
-				actions = append(actions, piece)
-				if err := b.do(piece); err != nil {
-					return nil, 0, false, err
-				}
+		for i, a := range found {
+			if a.kind == opCopy || a.kind == opAdd {
+				a.seek = a.pos - b.pos
+			}
+			if a.kind == opCopy && i == len(found)-1 {
+				a.length = 0
+			}
+			actions = append(actions, a)
+			if err := b.do(a); err != nil {
+				return nil, 0, false, err
 			}
 		}
 	}
+	actions = append(actions, action{op: op{kind: opRaw}})
 	if !bytes.Equal(b.dst, new) {
 		return nil, 0, false, nil // e.g. sections that overlap in a way that the forms do not survive
 	}
@@ -274,6 +292,9 @@ func pairPieces(news, olds []span, sn, so []elfSection, part objectPart) []piece
 		whole = span{olds[0].from, olds[len(olds)-1].to}
 	}
 	if part == partHead || part == partStart {
+		if news[0].from == news[0].to {
+			return nil
+		}
 		return []piecePair{{news[0], whole}}
 	}
 	oldPieces := make(map[string][]span)

@@ -109,7 +109,7 @@ func readListings(ctx context.Context, r *sectionReader, base *os.File, m *bundl
 // them to fn. Data stays valid: each action has its own. Long ones come in pieces.
 func (r *sectionReader) actions(a *assembler, size int64, fn func(action) error) error {
 	ops := opReader{r: r, total: a.total(), left: size}
-	for ops.left > 0 {
+	for ops.more() {
 		o, err := ops.next()
 		if err != nil {
 			return err
@@ -130,7 +130,7 @@ func (r *sectionReader) pieces(o op, fn func(action) error) error {
 	stream := map[opKind]int{opAdd: streamDiff, opInsert: streamExtra, opRaw: streamRaw}[o.kind]
 	for o.length > 0 {
 		n := min(o.length, pieceSize)
-		c := action{op: op{o.kind, n, o.pos}, data: make([]byte, n)}
+		c := action{op: op{kind: o.kind, length: n, pos: o.pos, seek: o.seek}, data: make([]byte, n)}
 		if err := r.bytes(stream, c.data); err != nil {
 			return err
 		}
@@ -139,6 +139,7 @@ func (r *sectionReader) pieces(o op, fn func(action) error) error {
 		}
 		o.length -= n
 		o.pos += n
+		o.seek = 0
 	}
 	return nil
 }

@@ -192,31 +192,44 @@ func (r *sectionReader) source(c *cursor, rec *record, news, olds int) (s source
 //	seek:    varint from the end of the operation before to the new position in the
 //	         address space of all sources, one behind the other; only with the seek bit
 //
+// The positions of an object's operations are counted otherwise, see object.go.
+//
 // The bytes of an add stand in the diff stream, those of an insert in extra, those of a
 // raw insert in raw. Copy and add may cross from one source to the next.
 type op struct {
 	kind   opKind
 	length int64
 	pos    int64 // in the address space of the sources (copy, add)
+	seek   int64 // object: what is added to the expected position
 }
 
 type opKind uint8
 
 const (
-	opRaw    opKind = iota // insert from the raw stream; with length 0: the next phase begins
-	opCopy                 // source bytes
+	opRaw    opKind = iota // insert from the raw stream; with length 0: an object is complete
+	opCopy                 // source bytes; with length 0: to the end of an object's piece
 	opAdd                  // source bytes plus differences
 	opInsert               // new bytes
 )
 
 // opWriter codes the operations of one file.
 type opWriter struct {
-	w   *streamWriter
-	pos int64
+	w      *streamWriter
+	pos    int64
+	object bool
 }
 
 func (o *opWriter) op(op op) {
 	v := uint64(op.length)<<3 | uint64(op.kind)
+	if o.object {
+		if op.seek != 0 {
+			o.w.uint(streamControl, v|4)
+			o.w.int(streamSeek, op.seek)
+		} else {
+			o.w.uint(streamControl, v)
+		}
+		return
+	}
 	if op.kind == opCopy || op.kind == opAdd {
 		if op.pos != o.pos {
 			o.w.uint(streamControl, v|4)
@@ -235,7 +248,18 @@ type opReader struct {
 	r     *sectionReader
 	pos   int64
 	total int64 // bytes of all sources
-	left  int64 // bytes to be made
+	left  int64 // bytes to be made; an object: at most
+	// An object's operations end with a raw one of length 0, and their positions
+	// are known only where the object is made.
+	object bool
+	ended  bool
+}
+
+func (o *opReader) more() bool {
+	if o.object {
+		return !o.ended
+	}
+	return o.left > 0
 }
 
 // next returns an operation that stays within the sources and the file.
@@ -245,10 +269,22 @@ func (o *opReader) next() (op, error) {
 		return op{}, err
 	}
 	p := op{kind: opKind(v & 3), length: int64(v >> 3)}
-	if p.length > o.left || p.length == 0 && p.kind != opRaw {
+	if p.length > o.left || p.length == 0 && !(o.object && (p.kind == opRaw || p.kind == opCopy)) {
 		return p, damaged("an operation of %d bytes with %d left", p.length, o.left)
 	}
 	o.left -= p.length
+	if o.object {
+		o.ended = p.kind == opRaw && p.length == 0
+		if v&4 != 0 {
+			if p.seek, err = o.r.int(streamSeek); err != nil {
+				return p, err
+			}
+			if p.seek < -maxSize || p.seek > maxSize {
+				return p, damaged("a seek by %d", p.seek)
+			}
+		}
+		return p, nil
+	}
 	if p.kind == opCopy || p.kind == opAdd {
 		if v&4 != 0 {
 			d, err := o.r.int(streamSeek)

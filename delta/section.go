@@ -126,7 +126,7 @@ func (m *maker) listings(ctx context.Context, h *sectionHead) error {
 	if err != nil {
 		return err
 	}
-	m.write(actions)
+	m.write(actions, false)
 	return m.w.err
 }
 
@@ -172,8 +172,8 @@ func diffActions(ctx context.Context, new []byte, sources [][]byte) ([]action, e
 }
 
 // write codes actions.
-func (m *maker) write(actions []action) {
-	o := opWriter{w: m.w}
+func (m *maker) write(actions []action, object bool) {
+	o := opWriter{w: m.w, object: object}
 	for i := range actions {
 		a := &actions[i]
 		o.op(a.op)
@@ -257,7 +257,7 @@ func (m *maker) contents(ctx context.Context) error {
 		if f.rec.method == methodRestore {
 			m.w.bytes(streamRecipe, f.recipe)
 		}
-		m.write(f.actions)
+		m.write(f.actions, f.rec.method == methodObject)
 		if m.w.err != nil {
 			return m.w.err
 		}

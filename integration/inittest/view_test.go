@@ -52,14 +52,14 @@ chown 1000:1000 home/guest
 setpriv --reuid 1000 --regid 1000 --clear-groups sh -eu -c '
 	echo "guest: $(id -u)"
 	echo mine >/home/guest/file
-	if echo not mine >/etc/btrovl-visit 2>/dev/null; then echo "guest wrote /etc"; exit 1; fi
+	if (echo not mine >/etc/btrovl-visit) 2>/dev/null; then echo "guest wrote /etc"; exit 1; fi
 	if cat /etc/shadow >/dev/null 2>&1; then echo "guest read shadow"; exit 1; fi
 	if [ -x /usr/bin/python3 ]; then /usr/bin/python3 -c "import os; print(\"guest python:\", os.getuid())"; fi
 '
 # And back.
 umount tmp
-umount proc
 umount -R dev
+umount proc
 cd /old
 pivot_root . ."$view"
 cd /
@@ -80,7 +80,7 @@ func TestEnterView(t *testing.T) {
 	t.Logf("imported the host in %v", time.Since(start).Round(time.Millisecond))
 	run("overlay", "add", "system", "--path", "/")
 	run("overlay", "add", "home", "--path", "/home")
-	view := filepath.Join(testenv.Dir(t), "view")
+	view := testenv.Dir(t)
 	run("mount", view)
 	out, err := command(2*time.Minute, nil, "unshare", "--mount", "--propagation", "private", "sh", "-c", visit, "visit", view)
 	t.Log("\n" + out)
@@ -115,7 +115,7 @@ func TestMountHelper(t *testing.T) {
 	if _, err := os.Lstat(helper); err != nil {
 		must(t, os.Symlink("btrovl", helper))
 	}
-	view := filepath.Join(testenv.Dir(t), "view")
+	view := testenv.Dir(t)
 	// As mount(8) calls it.
 	_, err := command(2*time.Minute, []string{"BTROVL_CONFIG=/nonexistent"}, helper, dir, view, "-o", "rw,nosuid,x-systemd.automount")
 	must(t, err)

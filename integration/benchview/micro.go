@@ -1,0 +1,187 @@
+package main
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// loop times n calls of f on a thread of its own.
+func loop(n int, f func(i int) error) (float64, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	start := time.Now()
+	for i := range n {
+		if err := f(i); err != nil {
+			return 0, err
+		}
+	}
+	return time.Since(start).Seconds(), nil
+}
+
+const someFile = "goroot/VERSION"
+
+func openClose(j *job) (float64, error) {
+	p := j.path(someFile)
+	return loop(20000, func(int) error {
+		fd, err := unix.Open(p, unix.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		return unix.Close(fd)
+	})
+}
+
+func openRead(j *job) (float64, error) {
+	p, b := j.path(someFile), make([]byte, 4096)
+	return loop(20000, func(int) error {
+		fd, err := unix.Open(p, unix.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		if _, err := unix.Read(fd, b); err != nil {
+			return err
+		}
+		return unix.Close(fd)
+	})
+}
+
+func statMany(j *job) (float64, error) {
+	p := j.path(someFile)
+	var st unix.Stat_t
+	return loop(100000, func(int) error { return unix.Stat(p, &st) })
+}
+
+func enoent(j *job) (float64, error) {
+	p := j.path("goroot/no such file")
+	var st unix.Stat_t
+	return loop(100000, func(int) error {
+		if err := unix.Stat(p, &st); err != unix.ENOENT {
+			return fmt.Errorf("stat of a missing file: %v", err)
+		}
+		return nil
+	})
+}
+
+// withFile opens a file around f.
+func withFile(path string, flags int, f func(fd int) (float64, error)) (float64, error) {
+	fd, err := unix.Open(path, flags, 0o644)
+	if err != nil {
+		return 0, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	return f(fd)
+}
+
+func seqRead(j *job) (float64, error) {
+	b := make([]byte, 1<<20)
+	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
+		return loop(readSize>>20, func(i int) error { return full(unix.Pread(fd, b, int64(i)<<20))(len(b)) })
+	})
+}
+
+func randRead(j *job) (float64, error) {
+	b, r := make([]byte, 4096), rand.New(rand.NewPCG(1, uint64(j.round)))
+	n := 100000
+	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
+		var st unix.Stat_t
+		if err := unix.Fstat(fd, &st); err != nil {
+			return 0, err
+		}
+		return loop(n, func(int) error { return full(unix.Pread(fd, b, r.Int64N(st.Size/4096)*4096))(len(b)) })
+	})
+}
+
+func mmapRead(j *job) (float64, error) {
+	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
+		start := time.Now()
+		m, err := unix.Mmap(fd, 0, readSize, unix.PROT_READ, unix.MAP_SHARED)
+		if err != nil {
+			return 0, err
+		}
+		defer unix.Munmap(m)
+		var sum byte
+		for i := 0; i < len(m); i += 4096 {
+			sum += m[i]
+		}
+		runtime.KeepAlive(sum)
+		return time.Since(start).Seconds(), nil
+	})
+}
+
+func seqWrite(j *job) (float64, error) {
+	b := make([]byte, 1<<20)
+	return withFile(j.path("tmp/w"), unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC, func(fd int) (float64, error) {
+		d, err := loop(readSize>>20, func(i int) error { b[0]++; return full(unix.Pwrite(fd, b, int64(i)<<20))(len(b)) })
+		if err != nil {
+			return 0, err
+		}
+		s, err := loop(1, func(int) error { return unix.Fsync(fd) })
+		return d + s, err
+	})
+}
+
+func randWrite(j *job) (float64, error) {
+	b, r := make([]byte, 4096), rand.New(rand.NewPCG(2, uint64(j.round)))
+	return withFile(j.path("tmp/w"), unix.O_RDWR, func(fd int) (float64, error) {
+		return loop(30000, func(int) error { return full(unix.Pwrite(fd, b, r.Int64N(readSize/4096)*4096))(len(b)) })
+	})
+}
+
+func full(n int, err error) func(want int) error {
+	return func(want int) error {
+		if err == nil && n != want {
+			err = fmt.Errorf("%d of %d bytes", n, want)
+		}
+		return err
+	}
+}
+
+const created = 10000
+
+func (j *job) name(prefix string, i int) string {
+	return fmt.Sprintf("%s/tmp/many/%s%d", j.dir, prefix, i)
+}
+
+func createMany(j *job) (float64, error) {
+	if err := os.Mkdir(j.path("tmp/many"), 0o755); err != nil {
+		return 0, err
+	}
+	return loop(created, func(i int) error {
+		fd, err := unix.Open(j.name("f", i), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		if _, err := unix.Write(fd, []byte("hello world\n")); err != nil {
+			return err
+		}
+		return unix.Close(fd)
+	})
+}
+
+func renameMany(j *job) (float64, error) {
+	return loop(created, func(i int) error { return unix.Rename(j.name("f", i), j.name("g", i)) })
+}
+
+func unlinkMany(j *job) (float64, error) {
+	d, err := loop(created, func(i int) error { return unix.Unlink(j.name("g", i)) })
+	if err != nil {
+		return 0, err
+	}
+	return d, os.Remove(j.path("tmp/many"))
+}
+
+// firstWrite changes one page of a file of the base that nobody changed yet, so a
+// round takes one of the files copyup/0….
+func firstWrite(j *job) (float64, error) {
+	if err := j.m.dropCaches(); err != nil {
+		return 0, err
+	}
+	return withFile(j.path(fmt.Sprintf("copyup/%d", j.round%copyUps)), unix.O_RDWR, func(fd int) (float64, error) {
+		return loop(1, func(int) error { return full(unix.Pwrite(fd, []byte("X"), 4096))(1) })
+	})
+}

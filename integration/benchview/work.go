@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// work is one line of the table.
+type work struct {
+	name  string
+	limit float64 // the ratio to kernel overlayfs that is aimed at; 0: none
+	run   func(j *job) (cost float64, err error)
+	unit  string // "" is seconds
+}
+
+// job is one measurement.
+type job struct {
+	ctx   context.Context
+	m     *machine
+	t     *target
+	dir   string // the target's root
+	round int
+}
+
+func (j *job) path(elem ...string) string { return filepath.Join(append([]string{j.dir}, elem...)...) }
+
+// timed runs a command and returns how long it took. What it prints is thrown away.
+func (j *job) timed(dir string, name string, args ...string) (float64, error) {
+	ctx, cancel := context.WithTimeout(j.ctx, 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	start := time.Now()
+	err := cmd.Run()
+	d := time.Since(start).Seconds()
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(stderr.String()))
+	}
+	return d, nil
+}
+
+// cold drops all caches before the work, warm does the work once before measuring.
+func cold(f func(*job) (float64, error)) func(*job) (float64, error) {
+	return func(j *job) (float64, error) {
+		if err := j.m.dropCaches(); err != nil {
+			return 0, err
+		}
+		return f(j)
+	}
+}
+
+func warm(f func(*job) (float64, error)) func(*job) (float64, error) {
+	return func(j *job) (float64, error) {
+		if _, err := f(j); err != nil {
+			return 0, err
+		}
+		return f(j)
+	}
+}
+
+func gitStatus(j *job) (float64, error) {
+	return j.timed("/", "git", "-c", "safe.directory=*", "-C", j.path("goroot/src"), "status", "--porcelain")
+}
+func find(j *job) (float64, error) { return j.timed("/", "find", j.path("rootfs"), "-ls") }
+func du(j *job) (float64, error)   { return j.timed("/", "du", "-s", j.path("rootfs")) }
+func ls(j *job) (float64, error)   { return j.timed("/", "ls", j.path("big")) }
+func lsl(j *job) (float64, error)  { return j.timed("/", "ls", "-l", j.path("big")) }
+func grep(j *job) (float64, error) {
+	return j.timed("/", "sh", "-c", `grep -r "no such""string" "$1/runtime" "$1/cmd/compile" || test $? = 1`, "sh", j.path("goroot/src"))
+}
+func untar(j *job) (float64, error) {
+	return j.timed("/", "tar", "-xf", filepath.Join(j.m.fs, "pkg.tar"), "-C", j.path("tmp"))
+}
+func rmrf(j *job) (float64, error) {
+	return j.timed(j.path("tmp"), "rm", "-rf", "cmd", "net", "runtime", "crypto")
+}
+
+// rmLower removes directories of the base: whiteouts.
+func rmLower(j *job) (float64, error) {
+	dirs := []string{"go", "net", "html", "image", "encoding", "compress", "archive", "database", "debug", "text"}
+	return j.timed(j.path("goroot/src"), "rm", "-rf", dirs[j.round%len(dirs)])
+}
+
+// goBuild builds a program with the toolchain in the view, and a new cache there.
+func goBuild(j *job) (float64, error) {
+	cache := j.path("tmp", "cache")
+	d, err := j.timed(j.path("goroot/src/cmd/cgo"), "env", "-u", "GOFLAGS", "GOROOT="+j.path("goroot"), "GOTOOLCHAIN=local", "CGO_ENABLED=0", "HOME="+j.path("tmp"),
+		"GOCACHE="+cache, "GOTMPDIR="+j.path("tmp"), j.path("goroot/bin/go"), "build", "-buildvcs=false", "-o", j.path("tmp/built"), "strconv", "go/ast")
+	if err != nil {
+		return 0, err
+	}
+	return d, os.RemoveAll(cache)
+}
+
+// memory is what reading 1 GiB leaves occupied: page cache and the server.
+func memory(j *job) (float64, error) {
+	if err := j.m.dropCaches(); err != nil {
+		return 0, err
+	}
+	before, err := meminfo("Cached:")
+	if err != nil {
+		return 0, err
+	}
+	if _, err := j.timed("/", "cat", j.path("huge")); err != nil {
+		return 0, err
+	}
+	after, err := meminfo("Cached:")
+	if err != nil {
+		return 0, err
+	}
+	rss := 0.0
+	if j.t.pid != 0 {
+		if rss, err = procField(fmt.Sprintf("/proc/%d/status", j.t.pid), "VmRSS:"); err != nil {
+			return 0, err
+		}
+	}
+	return (after - before + rss) / 1024, nil
+}
+
+// meminfo returns a line of /proc/meminfo in KiB.
+func meminfo(key string) (float64, error) { return procField("/proc/meminfo", key) }
+
+func procField(file, key string) (float64, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	for s := bufio.NewScanner(f); s.Scan(); {
+		if rest, ok := strings.CutPrefix(s.Text(), key); ok {
+			return strconv.ParseFloat(strings.Fields(rest)[0], 64)
+		}
+	}
+	return 0, fmt.Errorf("%s has no %s", file, key)
+}
+
+// allWork is the table of issue 3. Some lines leave something for the next one.
+var allWork = []work{
+	{name: "open+close ×20,000", limit: 1.0, run: openClose},
+	{name: "open+read+close ×20,000", limit: 1.0, run: openRead},
+	{name: "stat ×100,000", limit: 1.0, run: statMany},
+	{name: "ENOENT ×100,000", limit: 1.0, run: enoent},
+	{name: "git status, warm", limit: 1.1, run: warm(gitStatus)},
+	{name: "git status, cold", limit: 1.5, run: cold(gitStatus)},
+	{name: "find -ls, warm", limit: 1.1, run: warm(find)},
+	{name: "find -ls, cold", limit: 1.5, run: cold(find)},
+	{name: "du, warm", limit: 1.1, run: warm(du)},
+	{name: "du, cold", limit: 1.5, run: cold(du)},
+	{name: "ls of 50,000, warm", limit: 1.5, run: warm(ls)},
+	{name: "ls of 50,000, cold", limit: 4, run: cold(ls)},
+	{name: "ls -l of 50,000, warm", run: warm(lsl)},
+	{name: "grep -r, warm", limit: 1.2, run: warm(grep)},
+	{name: "grep -r, cold", limit: 1.5, run: cold(grep)},
+	{name: "sequential read, warm", limit: 1.05, run: warm(seqRead)},
+	{name: "sequential read, cold", limit: 1.05, run: cold(seqRead)},
+	{name: "random read 4k, warm", limit: 1.05, run: warm(randRead)},
+	{name: "random read 4k, cold", limit: 1.05, run: cold(randRead)},
+	{name: "mmap read, warm", limit: 1.05, run: warm(mmapRead)},
+	{name: "mmap read, cold", limit: 1.05, run: cold(mmapRead)},
+	{name: "sequential write + fsync", limit: 1.1, run: seqWrite},
+	{name: "random write 4k", limit: 1.1, run: randWrite},
+	{name: "go build", limit: 1.2, run: goBuild},
+	{name: "untar 6,000 files", limit: 2.5, run: untar},
+	{name: "rm -rf of these", limit: 2.5, run: rmrf},
+	{name: "create 10,000", limit: 2.5, run: createMany},
+	{name: "rename 10,000", limit: 2.5, run: renameMany},
+	{name: "unlink 10,000", limit: 2.5, run: unlinkMany},
+	{name: "rm -rf in the base", run: rmLower},
+	{name: "first write to a 1 GiB base file", limit: 1.0, run: firstWrite},
+	{name: "memory after reading 1 GiB", limit: 1.1, unit: "MiB", run: memory},
+}
