@@ -403,8 +403,8 @@ func (a *applier) object(ctx context.Context, v *view, j *job, out *checked) err
 	if _, err := v.handle(); err != nil {
 		return err
 	}
-	if _, err := v.ReadAt(src, 0); err != nil && err != io.EOF {
-		return err
+	if n, err := v.ReadAt(src, 0); n < len(src) {
+		return fmt.Errorf("cannot read %s: %w", v.path, err)
 	}
 	b, err := newObjectBuilder(a.hints, src, dst, j.rec.head)
 	if err != nil {
