@@ -22,8 +22,11 @@ func openBeneath(root *os.File, path string, flags int, mode uint32) (*os.File, 
 	if flags&unix.O_CREAT == 0 {
 		mode = 0 // openat2 refuses a mode that means nothing
 	}
+	if flags&unix.O_PATH == 0 { // openat2 takes no flag that has no meaning
+		flags |= unix.O_NOCTTY
+	}
 	how := unix.OpenHow{
-		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NOCTTY),
+		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW),
 		Mode:    uint64(mode),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_NO_XDEV,
 	}
