@@ -85,7 +85,7 @@ func (a *app) mount(ctx context.Context, o mountOptions) error {
 	defer p.Close()
 	a.pool = p.Dir()
 	if o.readyFD >= 0 { // the parent has prepared everything
-		return serve(ctx, p, o, log, func() error {
+		err := serve(ctx, p, o, log, func() error {
 			f, err := logFile(o.log, socketDir(p.ID()))
 			if err != nil {
 				return fmt.Errorf("cannot open the log: %w", err)
@@ -93,6 +93,10 @@ func (a *app) mount(ctx context.Context, o mountOptions) error {
 			defer f.Close()
 			return becomeDaemon(o.readyFD, f)
 		})
+		if err == nil {
+			removeLog(socketDir(p.ID()))
+		}
+		return err
 	}
 	if o.mountpoint, err = prepareMountpoint(o.mountpoint, a.warn); err != nil {
 		return err

@@ -38,9 +38,18 @@ func logFile(path, dir string) (*os.File, error) {
 		if f, err := journalStream(); err == nil {
 			return f, nil
 		}
-		path = filepath.Join(dir, fmt.Sprintf("%d.log", os.Getpid()))
+		path = ownLog(dir)
 	}
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
+}
+
+func ownLog(dir string) string { return filepath.Join(dir, fmt.Sprintf("%d.log", os.Getpid())) }
+
+// removeLog takes away the log of a daemon that ended well, and the directory if
+// it was the last one's: /run is memory.
+func removeLog(dir string) {
+	os.Remove(ownLog(dir))
+	os.Remove(dir)
 }
 
 // journalStream connects to the journal as systemd does for a service: a header
