@@ -60,6 +60,24 @@ func TestCrashStockScheme(t *testing.T) {
 	must(t, err)
 	must(t, slot.Unmount())
 
+	tab := &table{}
+	for range 5 {
+		// Whoever calls sync(2) on this machine at the wrong moment saves the scheme, and
+		// another test may: so it gets several chances to fail.
+		attackScheme(t, slot, disk, stream, old, tab)
+		if tab.total().neither > 0 {
+			break
+		}
+	}
+	tab.print(t, "Comparison: without the order of durable steps")
+	if tab.total().neither == 0 {
+		t.Error("the plain scheme survived every state: this harness does not see what it must see")
+	}
+}
+
+// attackScheme records the scheme once and examines its states.
+func attackScheme(t *testing.T, slot *crashdisk.Slot, disk *crashdisk.Image, stream, old string, tab *table) {
+	t.Helper()
 	rec, err := crashdisk.Record(disk)
 	must(t, err)
 	defer func() { must(t, rec.Close()) }()
@@ -69,7 +87,7 @@ func TestCrashStockScheme(t *testing.T) {
 	begin, err := rec.Ops()
 	must(t, err)
 	must(t, rec.Step("update", limit, func() error {
-		if err := crashdisk.Command(limit, tool, "-q", "receive", "-f", stream, mnt); err != nil {
+		if err := crashdisk.Command(limit, "btrfs", "-q", "receive", "-f", stream, mnt); err != nil {
 			return err
 		}
 		if err := unix.Renameat2(unix.AT_FDCWD, mnt+"/2", unix.AT_FDCWD, mnt+"/current", unix.RENAME_EXCHANGE); err != nil {
@@ -88,7 +106,7 @@ func TestCrashStockScheme(t *testing.T) {
 	ops, err := rec.Ops()
 	must(t, err)
 
-	max, tab, budget := 60, table{}, newBudget(t, 4*time.Second)
+	max, budget := 40, newBudget(t, 3*time.Second)
 	if want(t) > 0 {
 		max = 256
 	}
@@ -96,27 +114,29 @@ func TestCrashStockScheme(t *testing.T) {
 	must(t, err)
 	n := 0
 	for s := range states {
-		which := -1
-		dir, err := slot.Mount(s.Image)
-		if err == nil {
-			switch sum, err := openDigest(dir + "/current"); {
-			case err != nil:
-			case sum == old:
-				which = 0
-			case sum == new:
-				which = 1
-			}
-			must(t, slot.Unmount())
-		}
-		tab.add("stock `btrfs receive`, rename exchange, fsync", which)
-		if n++; budget.spent(n) && tab.total().neither > 0 {
+		tab.add("stock `btrfs receive`, rename exchange, fsync", judgeScheme(t, slot, s, old, new))
+		if n++; budget.spent(n) {
 			break
 		}
 	}
-	tab.print(t, "Comparison: without the order of durable steps")
-	if tab.total().neither == 0 {
-		t.Error("the plain scheme survived every state: this harness does not see what it must see")
+}
+
+// judgeScheme says what "current" is in a state: 0 the old version, 1 the new one, -1 neither.
+func judgeScheme(t *testing.T, slot *crashdisk.Slot, s crashdisk.State, old, new string) int {
+	t.Helper()
+	dir, err := slot.Mount(s.Image)
+	if err != nil {
+		return -1
 	}
+	defer func() { must(t, slot.Unmount()) }()
+	switch sum, err := openDigest(dir + "/current"); {
+	case err != nil:
+	case sum == old:
+		return 0
+	case sum == new:
+		return 1
+	}
+	return -1
 }
 
 // writeTree2 turns version 1 into version 2, with new files instead of overwritten ones.
