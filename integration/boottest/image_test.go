@@ -47,11 +47,15 @@ func kernel(t testing.TB) (image, modules string) {
 set -eu
 cd "$1"
 rm -f ./*.deb
-for meta in linux-image-6.12-cloud-amd64 linux-image-cloud-amd64; do
-	package=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9.]*[^ ]*\)$/\1/p' | head -n 1)
-	[ -z "$package" ] || break
-done
-[ -n "$package" ] || { echo "no cloud kernel in the package lists: apt-get update"; exit 1; }
+find_package() {
+	for meta in linux-image-6.12-cloud-amd64 linux-image-cloud-amd64; do
+		package=$(apt-cache depends "$meta" 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9.]*[^ ]*\)$/\1/p' | head -n 1)
+		[ -z "$package" ] || break
+	done
+}
+find_package
+[ -n "$package" ] || { apt-get -qq update; find_package; }
+[ -n "$package" ] || { echo "no cloud kernel in the package lists"; exit 1; }
 apt-get -q download "$package"
 dpkg-deb -x ./*.deb kernel
 rm -f ./*.deb
