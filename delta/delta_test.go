@@ -431,3 +431,10 @@ func TestCutBundle(t *testing.T) {
 		}
 	}
 }
+
+func copyTree(t testing.TB, dst string, src *os.File) {
+	t.Helper()
+	if _, err := tree.Copy(context.Background(), open(t, dst), src, tree.CopyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
