@@ -5,6 +5,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/overlay"
 )
 
 // Open is refused once, for good (no-open): reads and writes then come by node,
@@ -47,7 +49,14 @@ func (f *rawFS) write(in *fuse.WriteIn, data []byte, off int64) (uint32, fuse.St
 	if n == nil {
 		return 0, fuse.Status(unix.ESTALE)
 	}
-	put, err := f.u.Write(n, data, off, in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0)
+	how := uint32(0)
+	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
+		how |= overlay.WriteKill
+	}
+	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
+		how |= overlay.WriteMapped
+	}
+	put, err := f.u.Write(n, data, off, how)
 	return uint32(put), f.status(err)
 }
 

@@ -56,14 +56,26 @@ func (u *Union) change(n *Node, kill bool) (h *handle, done func(), err error) {
 	return h, func() { u.fds.release(h); u.gate.RUnlock() }, nil
 }
 
-// Write writes to a regular file. kill says that the caller may not keep set-id
-// bits.
-func (u *Union) Write(n *Node, data []byte, off int64, kill bool) (int, error) {
-	h, done, err := u.change(n, kill)
+// How a Write came about.
+const (
+	WriteKill   = 1 << iota // by a caller who may not keep set-id bits
+	WriteMapped             // through a mapping, which takes no privileges away
+)
+
+// Write writes to a regular file.
+func (u *Union) Write(n *Node, data []byte, off int64, how uint32) (int, error) {
+	h, done, err := u.change(n, how&WriteKill != 0)
 	if err != nil {
 		return 0, err
 	}
 	defer done()
+	if how&WriteMapped != 0 && !n.is(noCaps) {
+		// For the kernel below this is a write like any other: it takes file
+		// capabilities away.
+		if caps, err := (at{h.fd, ""}).xattrValue(xattrCaps); err == nil {
+			defer at{h.fd, ""}.setxattr(xattrCaps, caps, 0)
+		}
+	}
 	put := 0
 	for put < len(data) {
 		m, err := unix.Pwrite(h.fd, data[put:], off+int64(put))

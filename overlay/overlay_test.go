@@ -117,7 +117,7 @@ func (w *world) read(n *Node) string {
 
 func (w *world) write(n *Node, s string) {
 	w.t.Helper()
-	if _, err := w.u.Write(n, []byte(s), 0, false); err != nil {
+	if _, err := w.u.Write(n, []byte(s), 0, 0); err != nil {
 		w.t.Fatalf("write: %v", err)
 	}
 }
@@ -264,7 +264,7 @@ func TestClaims(t *testing.T) {
 	w.wantErr("claimed", mk("home/h"), nil)
 	w.wantErr("claimed inside", mk("home/u/n"), nil)
 	w.want("longest claim", sh(t, w.dir, "ls one/upper/home/u data/upper/home"), "data/upper/home:\nh\n\none/upper/home/u:\nn")
-	_, err := w.u.Write(w.must("var/ro"), []byte("x"), 0, false)
+	_, err := w.u.Write(w.must("var/ro"), []byte("x"), 0, 0)
 	w.wantErr("write unclaimed", err, unix.EROFS)
 	w.wantErr("rename across", w.u.Rename(w.must("home"), "h", w.must("home/u"), "h", 0), unix.EXDEV)
 	w.wantErr("link across", w.u.Link(w.must("home/h"), w.must("home/u"), "h", &a), unix.EXDEV)
@@ -474,7 +474,7 @@ func TestFreezeHoldsChangesBack(t *testing.T) {
 	}
 	done := make(chan error)
 	go func() {
-		_, err := w.u.Write(n, []byte("x"), 0, false)
+		_, err := w.u.Write(n, []byte("x"), 0, 0)
 		done <- err
 	}()
 	w.want("read while frozen", w.read(n), "\n")
