@@ -86,14 +86,17 @@ func seqRead(j *job) (float64, error) {
 
 func randRead(j *job) (float64, error) {
 	b, r := make([]byte, 4096), rand.New(rand.NewPCG(1, uint64(j.round)))
-	n := 100000
 	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
-		var st unix.Stat_t
-		if err := unix.Fstat(fd, &st); err != nil {
-			return 0, err
-		}
-		return loop(n, func(int) error { return full(unix.Pread(fd, b, r.Int64N(st.Size/4096)*4096))(len(b)) })
+		return loop(j.reads(), func(int) error { return full(unix.Pread(fd, b, r.Int64N(readSize/4096)*4096))(len(b)) })
 	})
+}
+
+// reads is fewer where each one goes to the disk.
+func (j *job) reads() int {
+	if j.isCold {
+		return 4000
+	}
+	return 100000
 }
 
 func mmapRead(j *job) (float64, error) {

@@ -31,6 +31,14 @@ var NotGenerated = []struct{ Call, Why string }{
 	{"FICLONE, FIDEDUPERANGE and other ioctls", "Linux passes none of them to a FUSE server; copy_file_range reflinks"},
 }
 
+// NotCompared are properties that differ between any two file systems.
+var NotCompared = []struct{ What, Why string }{
+	{"st_size and st_blocks of directories", "every file system has its own idea"},
+	{"st_blocks of files", "depends on compression and inline extents"},
+	{"times of a FIFO", "Linux sets them on write without asking a FUSE server or telling it"},
+	{"times that are now", "compared as \"now\"; only times that a test chose are compared exactly"},
+}
+
 // accept returns the entry that lets a difference pass, or "".
 func accept(o *Op, got, want Result) string {
 	for _, d := range Accepted {

@@ -51,6 +51,10 @@ var callTable = map[string]func(a *actor, o *Op) (Result, error){
 	},
 	"lseek": func(a *actor, o *Op) (Result, error) { // FD Off Flags (whence)
 		n, err := unix.Seek(a.slot(o.FD), o.Off, o.Flags)
+		var st unix.Stat_t
+		if unix.Fstat(a.slot(o.FD), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+			n = 0 // from the end, it would be the size, which directories have none of
+		}
 		return Result{N: n}, err
 	},
 	"map": (*actor).mapped, // FD Off Len Mode (0: read, else write with this seed)
@@ -303,6 +307,9 @@ func statString(st *unix.Stat_t) string {
 		s += fmt.Sprintf(" r%d,%d", unix.Major(uint64(st.Rdev)), unix.Minor(uint64(st.Rdev)))
 	default:
 		s += fmt.Sprintf(" s%d", st.Size)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFIFO {
+		return s // see NotCompared
 	}
 	return s + " m" + when(st.Mtim) + " a" + when(st.Atim)
 }

@@ -296,7 +296,6 @@ func (r *run) trees() error {
 			return err
 		}
 		for _, t := range []Target{r.d.targets[i], PlainOverlayfs()} {
-			if _skipKernel && t.Name=="kernel" { continue }
 			if err := r.remount(i, t); err != nil {
 				return err
 			}
@@ -348,4 +347,3 @@ var readOnly = map[string]bool{
 	"stat": true, "fstat": true, "cwdstat": true, "getcwd": true, "access": true, "readlink": true,
 	"getxattr": true, "listxattr": true, "list": true, "flist": true, "seekdir": true, "pread": true,
 }
-var _skipKernel bool
