@@ -111,22 +111,3 @@ func (b *builder) add(k Kind, pos, n int) {
 	b.ops = append(b.ops, Op{Kind: k, Source: i, Offset: int64(pos - b.text.starts[i]), Length: int64(n)})
 	b.at += int64(n)
 }
-
-// A Region is a stretch of a new text that resembles a stretch of an old one of the
-// same length.
-type Region struct {
-	New, Old, Length int
-}
-
-// Regions returns what Diff builds on: the regions of new, in order.
-func Regions(ctx context.Context, old, new []byte) ([]Region, error) {
-	regions, err := scan(ctx, newIndex(old), new, 0)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Region, len(regions))
-	for i, r := range regions {
-		out[i] = Region{r.new, r.old, r.n}
-	}
-	return out, nil
-}

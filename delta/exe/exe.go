@@ -1,0 +1,147 @@
+// Package exe knows where linked programs and libraries (ELF, x86-64) hold addresses,
+// so that an old version can be brought up to date before it is compared with
+// the new one.
+//
+// When a function grows, everything behind it moves: every call across it, every
+// pointer to what follows, every entry of every table that speaks of positions
+// changes. A patch that says each of these changes one by one consists mostly of
+// them. But once it is known which pieces of the old file stand where in the new one,
+// they can be computed:
+//
+//	maker    [Mask] both versions, match what is left, and take the matches as moves
+//	both     [Rewrite] the old version: every address becomes that of the same thing in
+//	         the new one
+//	then     the patch says what is left to be said
+//
+// Rewrite is a prediction: it accepts any input, gives the same bytes on every machine,
+// and a wrong guess costs bytes, no more.
+package exe
+
+import (
+	"encoding/binary"
+	"slices"
+)
+
+// A Move says that n bytes at Old in the old file are (nearly) those at New in the new one.
+type Move struct {
+	Old, New, Length int64
+}
+
+// Rewrite brings old up to date, in place. head is the start of the new file, at least
+// [HeadSize] of it. It reports whether it did anything. Moves may come in any order;
+// Rewrite sorts them.
+func Rewrite(old, head []byte, moves []Move) bool {
+	from, to := parse(old), parse(head)
+	if from == nil || to == nil || len(moves) == 0 {
+		return false
+	}
+	m := mover{from: from, to: to, moves: moves}
+	slices.SortStableFunc(moves, func(a, b Move) int {
+		switch {
+		case a.Old < b.Old:
+			return -1
+		case a.Old > b.Old:
+			return 1
+		}
+		return 0
+	})
+	// All targets are read before anything is written.
+	sites := from.sites()
+	targets := make([]uint64, len(sites))
+	for i, s := range sites {
+		targets[i] = from.target(s)
+	}
+	for i, s := range sites {
+		t := m.address(targets[i])
+		switch s.kind {
+		case absolute64:
+			binary.LittleEndian.PutUint64(old[s.off:], t)
+		case relative32:
+			binary.LittleEndian.PutUint32(old[s.off:], uint32(t-m.address(s.base)))
+		case distance32:
+			binary.LittleEndian.PutUint32(old[s.off:], uint32(m.address(s.base)-t))
+		}
+	}
+	return true
+}
+
+// A mover translates addresses.
+type mover struct {
+	from, to *image
+	moves    []Move
+	last     int
+}
+
+// address returns the new address of what stood at an old one.
+func (m *mover) address(old uint64) uint64 {
+	l, off, ok := m.from.offset(old)
+	if !ok {
+		return old
+	}
+	if old-l.addr >= l.fileSize {
+		// Memory behind the file's part: it follows the part's end.
+		end, ok := m.exact(l.off + l.fileSize - 1)
+		if !ok {
+			return old
+		}
+		return end + 1 + (old - l.addr - l.fileSize)
+	}
+	if a, ok := m.exact(off); ok {
+		return a
+	}
+	return old
+}
+
+// exact translates a place in the old file to an address of the new one. What is in no
+// move goes with what stands before it.
+func (m *mover) exact(off uint64) (uint64, bool) {
+	o := int64(off)
+	i := m.last
+	if o < m.moves[i].Old || i+1 < len(m.moves) && o >= m.moves[i+1].Old {
+		k, found := slices.BinarySearchFunc(m.moves, o, func(v Move, o int64) int {
+			switch {
+			case v.Old < o:
+				return -1
+			case v.Old > o:
+				return 1
+			}
+			return 0
+		})
+		if !found {
+			k--
+		}
+		i = max(k, 0)
+		m.last = i
+	}
+	return m.to.address(uint64(o - m.moves[i].Old + m.moves[i].New))
+}
+
+// Mask returns a copy of a file in which addresses are replaced by something that does not
+// change when things move: what is compared to find the moves. nil if the file is none
+// that this package knows.
+func Mask(b []byte) []byte {
+	im := parse(b)
+	if im == nil || im.sections == nil {
+		return nil
+	}
+	out := slices.Clone(b)
+	sites := im.sites()
+	for _, s := range sites {
+		n := 4
+		if s.kind == absolute64 {
+			n = 8
+		}
+		clear(out[s.off:][:n])
+	}
+	// Tables would be all alike now. What they point to tells their entries apart.
+	for _, s := range sites {
+		if s.kind != absolute64 {
+			continue
+		}
+		if l, off, ok := im.offset(im.target(s)); ok && off-l.off+8 <= l.fileSize && off+8 <= uint64(len(b)) {
+			// From b with its sites, which may be addresses again: only those of data without.
+			copy(out[s.off:][:8], out[off:][:8])
+		}
+	}
+	return out
+}

@@ -1,0 +1,113 @@
+package exe
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// pcrel4 is the usual pointer encoding of .eh_frame: relative to its own place, 4 bytes.
+const pcrel4 = 0x1b
+
+// frameSites walks .eh_frame: each function has an entry with its start, the distance to
+// the entry that they share, and for C++ the place of its table of handlers.
+//
+//	u32 length │ u32 distance back to the common entry, 0 in that itself │ …
+//	function:    i32 start │ u32 size │ uleb length │ i32 handlers, if any │ …
+//	common:      u8 version │ augmentation string │ …
+func (im *image) frameSites(all []site, s *section) []site {
+	le := binary.LittleEndian
+	b := im.b[s.off : s.off+s.size]
+	type common struct{ start, handlers bool }
+	commons := map[uint64]common{}
+	for at := uint64(0); at+12 <= uint64(len(b)); {
+		n := uint64(le.Uint32(b[at:]))
+		if n == 0 || n >= 0xfffffff0 || n > uint64(len(b))-at-4 {
+			break
+		}
+		e := b[at+8 : at+4+n]
+		back := uint64(le.Uint32(b[at+4:]))
+		place := func(i uint64) site {
+			return site{off: uint32(s.off + at + i), kind: relative32, base: s.addr + at + i}
+		}
+		if back == 0 {
+			start, handlers := augmentation(e)
+			commons[at] = common{start, handlers}
+		} else if c, ok := commons[at+4-back]; ok && c.start && len(e) >= 8 {
+			// The distance is positive: it counts from the common entry.
+			all = append(all, site{off: uint32(s.off + at + 4), kind: distance32, base: s.addr + at + 4})
+			if p := place(8); im.mapped(im.target(p)) {
+				all = append(all, p)
+			}
+			if c.handlers && len(e) >= 13 && e[8] == 4 {
+				if p := place(17); le.Uint32(e[9:]) != 0 && im.mapped(im.target(p)) {
+					all = append(all, p)
+				}
+			}
+		}
+		at += 4 + n
+	}
+	return all
+}
+
+// augmentation says how the entries of functions that refer to a common entry look.
+func augmentation(e []byte) (start, handlers bool) {
+	if len(e) < 2 {
+		return false, false
+	}
+	n := bytes.IndexByte(e[1:], 0)
+	if n < 1 || e[1] != 'z' {
+		return false, false
+	}
+	aug := e[2 : 1+n]
+	rest := e[2+n:]
+	for range 4 { // code and data alignment, return register, length: small numbers
+		k := 0
+		for k < len(rest) && rest[k]&0x80 != 0 {
+			k++
+		}
+		if k >= len(rest) {
+			return false, false
+		}
+		rest = rest[k+1:]
+	}
+	for _, c := range aug {
+		if len(rest) == 0 {
+			return false, false
+		}
+		switch c {
+		case 'R':
+			start = rest[0] == pcrel4
+			rest = rest[1:]
+		case 'L':
+			handlers = rest[0] == pcrel4
+			rest = rest[1:]
+		case 'P':
+			if rest[0]&0x0f != 0x0b || len(rest) < 5 { // 4 bytes
+				return false, false
+			}
+			rest = rest[5:]
+		case 'S', 'B':
+		default:
+			return false, false
+		}
+	}
+	return start, handlers
+}
+
+// frameIndexSites takes .eh_frame_hdr: pairs of function and entry, relative to the start
+// of the section, sorted by function.
+func (im *image) frameIndexSites(all []site, s *section) []site {
+	b := im.b[s.off : s.off+s.size]
+	const head = 12
+	if len(b) < head || b[0] != 1 || b[1] != pcrel4 || b[3] != 0x3b {
+		return all
+	}
+	all = append(all, site{off: uint32(s.off) + 4, kind: relative32, base: s.addr + 4})
+	for i := head; i+8 <= len(b); i += 4 {
+		p := site{off: uint32(s.off) + uint32(i), kind: relative32, base: s.addr}
+		if im.mapped(im.target(p)) {
+			all = append(all, p)
+		}
+	}
+	return all
+}
