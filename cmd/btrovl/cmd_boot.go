@@ -21,7 +21,7 @@ cannot even be mounted is given up at once, and the last good deployment is moun
 As mount helper: "POOL MOUNTPOINT btrovl boot 0 0" in fstab calls it.`,
 			durable: "the try is counted, and a fallback recorded, before anything is mounted.",
 			exits:   poolExits(codeUnknown, codeMountpoint),
-			example: "btrovl --pool /run/btrovl/disk/pool boot /root",
+			example: "btrovl boot /root\nbtrovl boot --pool /run/btrovl/disk/pool /root",
 		}, cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			o.mountpoint = args[0]

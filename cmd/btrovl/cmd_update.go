@@ -75,13 +75,13 @@ type updateReport struct {
 	To      string `json:"to"`     // version of the new base
 	Digest  string `json:"digest"` // of the new base
 	Signer  string `json:"signer"`
-	Present bool   `json:"present"` // the base was here already; nothing was applied
-	Need    int64  `json:"need"`    // bytes that must be free
-	Free    int64  `json:"free"`    // bytes that are
-	Memory  int64  `json:"memory"`  // bytes that applying takes
-	Written int64  `json:"written"` // bytes written to the new base
-	Shared  int64  `json:"shared"`  // bytes that it shares with other files
-	Changed int    `json:"changed"` // paths that differ from the base before
+	Present bool   `json:"present"`       // the base was here already; nothing was applied
+	Need    int64  `json:"need"`          // bytes that must be free
+	Free    int64  `json:"free"`          // bytes that are
+	Memory  int64  `json:"memory"`        // bytes that applying takes
+	Written int64  `json:"written"`       // bytes written to the new base
+	Shared  int64  `json:"shared"`        // bytes that it shares with other files
+	Changed int    `json:"changed_paths"` // paths that differ from the base before
 }
 
 func (a *app) dryRunText(r updateReport, fits bool) {
