@@ -100,6 +100,7 @@ func trace(main, n int) (t Traced, err error) {
 		return t, fmt.Errorf("cannot trace: %w", err)
 	}
 	calls := changingCalls()
+	seen := map[int]bool{} // threads of all processes
 	pid := main
 	sig := 0
 	for {
@@ -111,17 +112,20 @@ func trace(main, n int) (t Traced, err error) {
 			return t, err
 		}
 		for ws.Exited() || ws.Signaled() {
+			delete(seen, pid) // its number may be somebody else's from now on
 			if pid == main {
 				if t.Exit = ws.ExitStatus(); ws.Signaled() {
 					t.Exit = 128 + int(ws.Signal())
 				}
-				return t, nil // EXITKILL ends what it left running
+				endAll(seen)
+				return t, nil
 			}
 			if pid, err = unix.Wait4(-1, &ws, unix.WALL, nil); err != nil {
 				return t, err
 			}
 		}
 		sig = 0
+		seen[pid] = true
 		switch s := ws.StopSignal(); {
 		case s == unix.SIGTRAP|0x80:
 			c, ok := enteredCall(pid, calls)
@@ -136,6 +140,25 @@ func trace(main, n int) (t Traced, err error) {
 		case s == unix.SIGTRAP, s == unix.SIGSTOP: // ptrace events, new threads
 		default:
 			sig = int(s)
+		}
+	}
+}
+
+// endAll kills what the program has left running, a daemon perhaps, and waits until
+// it is gone with its locks and mounts. A tracee keeps its number until it is waited for.
+func endAll(pids map[int]bool) {
+	for pid := range pids {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	var ws unix.WaitStatus
+	for {
+		pid, err := unix.Wait4(-1, &ws, unix.WALL, nil)
+		if err != nil {
+			return // ECHILD
+		}
+		if ws.Stopped() { // a process that had not been seen yet
+			unix.Kill(pid, unix.SIGKILL)
+			unix.PtraceCont(pid, 0)
 		}
 	}
 }
