@@ -18,6 +18,7 @@
 package exe
 
 import (
+	"cmp"
 	"encoding/binary"
 	"slices"
 )
@@ -28,23 +29,14 @@ type Move struct {
 }
 
 // Rewrite brings old up to date, in place. head is the start of the new file, at least
-// [HeadSize] of it. It reports whether it did anything. Moves may come in any order;
-// Rewrite sorts them.
+// [HeadSize] of it. It reports whether it did anything. Moves may come in any order, and
+// overlap in the old file; Rewrite sorts them.
 func Rewrite(old, head []byte, moves []Move) bool {
 	from, to := parse(old), parse(head)
 	if from == nil || to == nil || len(moves) == 0 {
 		return false
 	}
-	m := mover{from: from, to: to, moves: moves}
-	slices.SortStableFunc(moves, func(a, b Move) int {
-		switch {
-		case a.Old < b.Old:
-			return -1
-		case a.Old > b.Old:
-			return 1
-		}
-		return 0
-	})
+	m := mover{from: from, to: to, moves: cover(moves)}
 	// All targets are read before anything is written.
 	sites := from.sites()
 	targets := make([]uint64, len(sites))
@@ -60,9 +52,35 @@ func Rewrite(old, head []byte, moves []Move) bool {
 			binary.LittleEndian.PutUint32(old[s.off:], uint32(t-m.address(s.base)))
 		case distance32:
 			binary.LittleEndian.PutUint32(old[s.off:], uint32(m.address(s.base)-t))
+		case index32:
+			binary.LittleEndian.PutUint32(old[s.off:], uint32((t-m.address(s.base))/symbolSize))
 		}
 	}
 	return true
+}
+
+// cover sorts moves by their old place and cuts them so that none overlap: where two
+// new places claim the same old bytes, the longer move is right.
+func cover(moves []Move) []Move {
+	slices.SortStableFunc(moves, func(a, b Move) int { return cmp.Compare(a.Old, b.Old) })
+	var out []Move
+	for _, m := range moves {
+		if k := len(out) - 1; k >= 0 {
+			if over := out[k].Old + out[k].Length - m.Old; over > 0 && m.Length > out[k].Length {
+				out[k].Length -= over
+				if out[k].Length <= 0 {
+					out = out[:k]
+				}
+			} else if over > 0 {
+				if over >= m.Length {
+					continue
+				}
+				m = Move{m.Old + over, m.New + over, m.Length - over}
+			}
+		}
+		out = append(out, m)
+	}
+	return out
 }
 
 // A mover translates addresses.
@@ -98,15 +116,7 @@ func (m *mover) exact(off uint64) (uint64, bool) {
 	o := int64(off)
 	i := m.last
 	if o < m.moves[i].Old || i+1 < len(m.moves) && o >= m.moves[i+1].Old {
-		k, found := slices.BinarySearchFunc(m.moves, o, func(v Move, o int64) int {
-			switch {
-			case v.Old < o:
-				return -1
-			case v.Old > o:
-				return 1
-			}
-			return 0
-		})
+		k, found := slices.BinarySearchFunc(m.moves, o, func(v Move, o int64) int { return cmp.Compare(v.Old, o) })
 		if !found {
 			k--
 		}
@@ -114,34 +124,4 @@ func (m *mover) exact(off uint64) (uint64, bool) {
 		m.last = i
 	}
 	return m.to.address(uint64(o - m.moves[i].Old + m.moves[i].New))
-}
-
-// Mask returns a copy of a file in which addresses are replaced by something that does not
-// change when things move: what is compared to find the moves. nil if the file is none
-// that this package knows.
-func Mask(b []byte) []byte {
-	im := parse(b)
-	if im == nil || im.sections == nil {
-		return nil
-	}
-	out := slices.Clone(b)
-	sites := im.sites()
-	for _, s := range sites {
-		n := 4
-		if s.kind == absolute64 {
-			n = 8
-		}
-		clear(out[s.off:][:n])
-	}
-	// Tables would be all alike now. What they point to tells their entries apart.
-	for _, s := range sites {
-		if s.kind != absolute64 {
-			continue
-		}
-		if l, off, ok := im.offset(im.target(s)); ok && off-l.off+8 <= l.fileSize && off+8 <= uint64(len(b)) {
-			// From b with its sites, which may be addresses again: only those of data without.
-			copy(out[s.off:][:8], out[off:][:8])
-		}
-	}
-	return out
 }

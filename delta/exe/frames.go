@@ -8,44 +8,54 @@ import (
 // pcrel4 is the usual pointer encoding of .eh_frame: relative to its own place, 4 bytes.
 const pcrel4 = 0x1b
 
-// frameSites walks .eh_frame: each function has an entry with its start, the distance to
-// the entry that they share, and for C++ the place of its table of handlers.
+// common is what functions of .eh_frame share.
+type common struct {
+	start    bool // their start is given relative to its place
+	handlers bool // and the place of their table of handlers
+}
+
+// frames walks .eh_frame and calls f with each function's entry whose shape is known: where
+// it is, and its length without the first 4 bytes.
 //
 //	u32 length │ u32 distance back to the common entry, 0 in that itself │ …
 //	function:    i32 start │ u32 size │ uleb length │ i32 handlers, if any │ …
 //	common:      u8 version │ augmentation string │ …
-func (im *image) frameSites(all []site, s *section) []site {
+func frames(b []byte, f func(at, n uint64, c common)) {
 	le := binary.LittleEndian
-	b := im.b[s.off : s.off+s.size]
-	type common struct{ start, handlers bool }
 	commons := map[uint64]common{}
 	for at := uint64(0); at+12 <= uint64(len(b)); {
 		n := uint64(le.Uint32(b[at:]))
-		if n == 0 || n >= 0xfffffff0 || n > uint64(len(b))-at-4 {
-			break
+		if n < 8 || n >= 0xfffffff0 || n > uint64(len(b))-at-4 {
+			return
 		}
 		e := b[at+8 : at+4+n]
 		back := uint64(le.Uint32(b[at+4:]))
-		place := func(i uint64) site {
-			return site{off: uint32(s.off + at + i), kind: relative32, base: s.addr + at + i}
-		}
 		if back == 0 {
 			start, handlers := augmentation(e)
 			commons[at] = common{start, handlers}
 		} else if c, ok := commons[at+4-back]; ok && c.start && len(e) >= 8 {
-			// The distance is positive: it counts from the common entry.
-			all = append(all, site{off: uint32(s.off + at + 4), kind: distance32, base: s.addr + at + 4})
-			if p := place(8); im.mapped(im.target(p)) {
-				all = append(all, p)
-			}
-			if c.handlers && len(e) >= 13 && e[8] == 4 {
-				if p := place(17); le.Uint32(e[9:]) != 0 && im.mapped(im.target(p)) {
-					all = append(all, p)
-				}
-			}
+			c.handlers = c.handlers && len(e) >= 13 && e[8] == 4
+			f(at, n, c)
 		}
 		at += 4 + n
 	}
+}
+
+// frameSites takes what the entries of .eh_frame say of places.
+func (im *image) frameSites(all []site, s *section) []site {
+	b := im.b[s.off : s.off+s.size]
+	frames(b, func(at, n uint64, c common) {
+		place := func(i uint64, k siteKind) site {
+			return site{off: uint32(s.off + at + i), kind: k, base: s.addr + at + i}
+		}
+		all = append(all, place(4, distance32))
+		if p := place(8, relative32); im.mapped(im.target(p)) {
+			all = append(all, p)
+		}
+		if p := place(17, relative32); c.handlers && binary.LittleEndian.Uint32(b[at+17:]) != 0 && im.mapped(im.target(p)) {
+			all = append(all, p)
+		}
+	})
 	return all
 }
 
@@ -104,7 +114,7 @@ func (im *image) frameIndexSites(all []site, s *section) []site {
 	}
 	all = append(all, site{off: uint32(s.off) + 4, kind: relative32, base: s.addr + 4})
 	for i := head; i+8 <= len(b); i += 4 {
-		p := site{off: uint32(s.off) + uint32(i), kind: relative32, base: s.addr}
+		p := site{off: uint32(s.off) + uint32(i), kind: relative32, base: s.addr, index: true}
 		if im.mapped(im.target(p)) {
 			all = append(all, p)
 		}

@@ -31,6 +31,8 @@ const (
 	headerSize  = 64
 	phdrSize    = 56
 	shdrSize    = 64
+	relaSize    = 24
+	symbolSize  = 24
 	maxPhdrs    = 64
 	maxSections = 1024
 	maxSize     = 1 << 30

@@ -10,6 +10,15 @@ type site struct {
 	off  uint32
 	kind siteKind
 	base uint64 // address that a relative site counts from
+
+	index bool // an entry of .eh_frame_hdr
+}
+
+func (s site) size() int {
+	if s.kind == absolute64 {
+		return 8
+	}
+	return 4
 }
 
 type siteKind uint8
@@ -18,6 +27,7 @@ const (
 	absolute64 siteKind = iota // 8 bytes, an address
 	relative32                 // 4 bytes, an address minus base
 	distance32                 // 4 bytes, base minus an address
+	index32                    // 4 bytes, the number of a symbol in the table at base
 )
 
 // target returns the address that a site holds.
@@ -27,6 +37,8 @@ func (im *image) target(s site) uint64 {
 		return binary.LittleEndian.Uint64(im.b[s.off:])
 	case distance32:
 		return s.base - uint64(binary.LittleEndian.Uint32(im.b[s.off:]))
+	case index32:
+		return s.base + symbolSize*uint64(binary.LittleEndian.Uint32(im.b[s.off:]))
 	}
 	return s.base + uint64(int64(int32(binary.LittleEndian.Uint32(im.b[s.off:]))))
 }
@@ -61,10 +73,7 @@ func (im *image) sites() []site {
 			continue
 		}
 		out = append(out, s)
-		end = s.off + 4
-		if s.kind == absolute64 {
-			end = s.off + 8
-		}
+		end = s.off + uint32(s.size())
 	}
 	return out
 }
@@ -138,7 +147,11 @@ func (im *image) jumpTables(all []site, tables []uint64) []site {
 // relaSites takes relocations: their places, their addends if these are addresses, and
 // the pointers themselves.
 func (im *image) relaSites(all []site, s *section) []site {
-	const size, relative, irelative = 24, 8, 37
+	const size, relative, irelative = relaSize, 8, 37
+	var table *section
+	if int(s.link) < len(im.sections) && im.sections[s.link].typ == shtDynsym {
+		table = &im.sections[s.link]
+	}
 	for off := s.off; off+size <= s.off+s.size; off += size {
 		e := im.b[off:]
 		place := binary.LittleEndian.Uint64(e)
@@ -148,6 +161,9 @@ func (im *image) relaSites(all []site, s *section) []site {
 		}
 		all = append(all, site{off: uint32(off), kind: absolute64})
 		kind := binary.LittleEndian.Uint64(e[8:])
+		if kind>>32 != 0 && table != nil && (kind>>32+1)*symbolSize <= table.size {
+			all = append(all, site{off: uint32(off) + 12, kind: index32, base: table.addr})
+		}
 		addend := binary.LittleEndian.Uint64(e[16:])
 		if kind == relative || kind == irelative {
 			if im.mapped(addend) {
@@ -163,10 +179,17 @@ func (im *image) relaSites(all []site, s *section) []site {
 	return all
 }
 
+// symbolSites takes the values of symbols, and where their names are.
 func (im *image) symbolSites(all []site, s *section) []site {
-	const size = 24
-	for off := s.off; off+size <= s.off+s.size; off += size {
+	var names *section
+	if int(s.link) < len(im.sections) && im.sections[s.link].addr != 0 {
+		names = &im.sections[s.link]
+	}
+	for off := s.off; off+symbolSize <= s.off+s.size; off += symbolSize {
 		e := im.b[off:]
+		if names != nil && uint64(binary.LittleEndian.Uint32(e)) < names.size {
+			all = append(all, site{off: uint32(off), kind: relative32, base: names.addr})
+		}
 		if binary.LittleEndian.Uint16(e[6:]) != 0 && im.mapped(binary.LittleEndian.Uint64(e[8:])) {
 			all = append(all, site{off: uint32(off) + 8, kind: absolute64})
 		}

@@ -1,0 +1,157 @@
+package exe
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
+)
+
+// Mask returns a copy of a file in which each address is replaced by a label of what it
+// leads to, which does not change when things move: what is compared to find the moves.
+// nil if the file is none that this package knows.
+//
+// Labels tell apart what would be all alike with the addresses cleared: tables of
+// pointers, and the stubs through which functions of other libraries are called.
+func Mask(b []byte) []byte {
+	im := parse(b)
+	if im == nil || im.sections == nil {
+		return nil
+	}
+	out := slices.Clone(b)
+	sites := im.sites()
+	for _, s := range sites {
+		clear(out[s.off:][:s.size()])
+	}
+	m := masker{im: im, cleared: bytes.Clone(out), named: map[uint64]uint32{}, slots: map[uint64]bool{}, frames: map[uint64]uint32{}}
+	m.imports()
+	m.stubs(out)
+	m.functions()
+	for _, s := range sites {
+		l := m.label(s)
+		switch s.kind {
+		case absolute64:
+			binary.LittleEndian.PutUint64(out[s.off:], l)
+		default:
+			binary.LittleEndian.PutUint32(out[s.off:], uint32(l))
+		}
+	}
+	// Slots are what their symbol is, whatever they hold at first.
+	for addr, l := range m.named {
+		if p, off, ok := im.offset(addr); ok && !p.exec && addr-p.addr+8 <= p.fileSize && off+8 <= uint64(len(b)) && m.slots[addr] {
+			binary.LittleEndian.PutUint64(out[off:], uint64(l))
+		}
+	}
+	return out
+}
+
+type masker struct {
+	im      *image
+	cleared []byte            // the file with all addresses zero
+	named   map[uint64]uint32 // slots, stubs and entries of symbols
+	slots   map[uint64]bool
+	frames  map[uint64]uint32 // functions, by what .eh_frame says of them
+}
+
+// label returns what stands for the target of a site.
+func (m *masker) label(s site) uint64 {
+	t := m.im.target(s)
+	if l, ok := m.named[t]; ok {
+		return uint64(l)
+	}
+	if s.kind == distance32 {
+		return 0
+	}
+	if l, ok := m.frames[t]; ok && s.index {
+		return uint64(l)
+	}
+	l, off, ok := m.im.offset(t)
+	if !ok || t-l.addr+8 > l.fileSize || off+8 > uint64(len(m.cleared)) {
+		return 0
+	}
+	if l.exec && s.kind == relative32 {
+		return 0
+	}
+	return binary.LittleEndian.Uint64(m.cleared[off:])
+}
+
+// imports labels the slots that the dynamic linker fills with addresses of symbols, and
+// the symbols' entries, by name.
+func (m *masker) imports() {
+	im, le := m.im, binary.LittleEndian
+	for i := range im.sections {
+		s := &im.sections[i]
+		if s.typ != shtRela || int(s.link) >= len(im.sections) || im.sections[s.link].typ != shtDynsym {
+			continue
+		}
+		symbols := &im.sections[s.link]
+		if int(symbols.link) >= len(im.sections) {
+			continue
+		}
+		names := im.b[im.sections[symbols.link].off:][:im.sections[symbols.link].size]
+		for off := s.off; off+relaSize <= s.off+s.size; off += relaSize {
+			info := le.Uint64(im.b[off+8:])
+			k := info >> 32
+			if k == 0 || (k+1)*symbolSize > symbols.size {
+				continue
+			}
+			at := uint64(le.Uint32(im.b[symbols.off+k*symbolSize:]))
+			if at >= uint64(len(names)) {
+				continue
+			}
+			name := names[at:]
+			if n := bytes.IndexByte(name, 0); n >= 0 {
+				name = name[:n]
+			}
+			l := crc32.ChecksumIEEE(name)
+			slot := le.Uint64(im.b[off:])
+			m.named[slot], m.slots[slot] = l, true
+			m.named[symbols.addr+k*symbolSize] = l
+		}
+	}
+}
+
+// stubs labels the stubs that jump through such a slot: jmp *slot(%rip). The number that
+// some push for the dynamic linker counts entries, and is cleared.
+func (m *masker) stubs(out []byte) {
+	im := m.im
+	for i := range im.sections {
+		s := &im.sections[i]
+		if !s.executable || s.typ != shtProgbits || len(s.name) < 4 || s.name[:4] != ".plt" {
+			continue
+		}
+		const stub = 16
+		for at := uint64(0); at+8 <= s.size; at += 8 {
+			b := im.b[s.off+at:]
+			if b[0] == 0xf3 && b[1] == 0x0f { // endbr64
+				b = b[min(4, len(b)):]
+			}
+			if len(b) < 6 || b[0] != 0xff || b[1] != 0x25 {
+				continue
+			}
+			slot := im.target(site{off: uint32(len(im.b) - len(b) + 2), kind: relative32, base: s.addr + uint64(len(im.b)-len(b)) - s.off + 6})
+			if l, ok := m.named[slot]; ok {
+				m.named[s.addr+at] = l
+			}
+			if at+stub <= s.size && len(b) > 11 && b[6] == 0x68 { // push
+				clear(out[s.off+at+7:][:4])
+			}
+		}
+	}
+}
+
+// functions labels functions by their size and unwinding instructions.
+func (m *masker) functions() {
+	s := m.im.section(".eh_frame")
+	if s == nil {
+		return
+	}
+	b := m.im.b[s.off : s.off+s.size]
+	cleared := m.cleared[s.off : s.off+s.size]
+	frames(b, func(at, n uint64, c common) {
+		p := site{off: uint32(s.off + at + 8), kind: relative32, base: s.addr + at + 8}
+		l := crc32.ChecksumIEEE(cleared[at+12 : at+4+n])
+		m.frames[m.im.target(p)] = l
+		m.frames[s.addr+at] = l
+	})
+}
