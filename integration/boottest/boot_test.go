@@ -46,6 +46,7 @@ func command(limit time.Duration, name string, args ...string) (string, error) {
 // machine is a computer with one disk.
 type machine struct {
 	kernel, initramfs, disk, dir string
+	cmdline, memory              string // "": those of integration/init/shell
 	boots                        int
 }
 
@@ -112,10 +113,14 @@ func (m *machine) start(t *testing.T, do string, extra ...string) *bootRun {
 	t.Helper()
 	m.boots++
 	r := &bootRun{console: filepath.Join(m.dir, fmt.Sprintf("console%d", m.boots)), done: make(chan struct{})}
+	cmdline, memory := m.cmdline, m.memory
+	if cmdline == "" {
+		cmdline, memory = "quiet btrovl.disk=/dev/vda btrovl.pool=/btrovl btrovl.do="+do, "768"
+	}
 	r.cmd = exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "768",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory,
 		"-kernel", m.kernel, "-initrd", m.initramfs,
-		"-append", "console=ttyS0 quiet panic=1 btrovl.disk=/dev/vda btrovl.pool=/btrovl btrovl.do="+do+" "+strings.Join(extra, " "),
+		"-append", "console=ttyS0 panic=1 "+cmdline+" "+strings.Join(extra, " "),
 		"-drive", "file="+m.disk+",format=raw,if=none,id=d,cache=writeback,discard=unmap", "-device", "virtio-blk-pci,drive=d",
 		"-serial", "file:"+r.console)
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
