@@ -160,7 +160,7 @@ func (a *app) backupRemoveCmd() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if err := a.confirm(yes, "Delete backup %s of overlay %s?", b.Name, b.Overlay); err != nil {
+				if err := a.confirm(ctx, yes, "Delete backup %s of overlay %s?", b.Name, b.Overlay); err != nil {
 					return err
 				}
 				if err := w.RemoveBackup(ctx, b); err != nil {

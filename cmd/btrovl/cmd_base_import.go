@@ -92,7 +92,7 @@ func importDir(ctx context.Context, w *subvolumes.Writer, version, from string, 
 }
 
 func (a *app) importFile(ctx context.Context, w *subvolumes.Writer, version, from string, o subvolumes.ImportOptions) (subvolumes.BaseInfo, error) {
-	in, err := a.input(from)
+	in, err := a.input(ctx, from)
 	if err != nil {
 		return subvolumes.BaseInfo{}, err
 	}

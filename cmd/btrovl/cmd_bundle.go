@@ -38,7 +38,7 @@ func (a *app) bundleKeygenCmd() *cobra.Command {
 			var password string
 			var err error
 			if !none {
-				if password, err = pw.read(&a.tui, "password for the new key: ", true); err != nil {
+				if password, err = pw.read(ctx, "password for the new key: ", true); err != nil {
 					return err
 				}
 				if password == "" {
@@ -76,13 +76,16 @@ func (a *app) bundleInfoCmd() *cobra.Command {
 			example: "btrovl bundle info 1-2.btrovl\nbtrovl bundle info --files --json 1-2.btrovl",
 		}, cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
-			in, err := a.input(args[0])
+			in, err := a.input(ctx, args[0])
 			if err != nil {
 				return err
 			}
 			defer in.Close()
 			ring, err := keyFile(key)
 			if err != nil {
+				return err
+			}
+			if err := fence(); err != nil {
 				return err
 			}
 			br, err := in.bundle(ring)

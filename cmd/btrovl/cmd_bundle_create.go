@@ -69,7 +69,7 @@ scratch copy and the result's digest compared before it is signed.`,
 }
 
 // options turns flags into what delta wants, but for the trees.
-func (f *createFlags) options(t *tui) (delta.MakeOptions, error) {
+func (f *createFlags) options(ctx context.Context) (delta.MakeOptions, error) {
 	o := delta.MakeOptions{Compatible: f.compatible, Counter: f.counter, CreatedBy: "btrovl " + versionString(),
 		Compression: delta.Compression(f.compression), Jobs: f.jobs, Spool: f.spool, RevokeKeys: split(f.revokeKeys)}
 	if o.Compression != delta.Best && o.Compression != delta.Fast {
@@ -94,20 +94,20 @@ func (f *createFlags) options(t *tui) (delta.MakeOptions, error) {
 		}
 		o.AddKeys = append(o.AddKeys, line)
 	}
-	key, err := f.signer(t)
+	key, err := f.signer(ctx)
 	o.Sign = key
 	return o, err
 }
 
 // signer reads the secret key and, if it is encrypted, its password.
-func (f *createFlags) signer(t *tui) (bundle.Signer, error) {
+func (f *createFlags) signer(ctx context.Context) (bundle.Signer, error) {
 	locked, err := bundle.Encrypted(f.key)
 	if err != nil {
 		return nil, coded(codeUsage, fmt.Errorf("cannot read the key: %w", err), "make one with: btrovl bundle keygen NAME")
 	}
 	var password string
 	if locked {
-		if password, err = f.password.read(t, "password of "+f.key+": ", false); err != nil {
+		if password, err = f.password.read(ctx, "password of "+f.key+": ", false); err != nil {
 			return nil, err
 		}
 	}
@@ -119,7 +119,7 @@ func (f *createFlags) signer(t *tui) (bundle.Signer, error) {
 }
 
 func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) error {
-	o, err := f.options(&a.tui)
+	o, err := f.options(ctx)
 	if err != nil {
 		return err
 	}

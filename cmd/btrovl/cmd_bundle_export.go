@@ -35,7 +35,7 @@ too (received, or its own), or else the pool's. The bundle is verified as for an
 			if err != nil {
 				return err
 			}
-			in, err := a.input(args[0])
+			in, err := a.input(ctx, args[0])
 			if err != nil {
 				return err
 			}

@@ -31,7 +31,7 @@ func (a *app) bundleVerifyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			in, err := a.input(args[0])
+			in, err := a.input(ctx, args[0])
 			if err != nil {
 				return err
 			}
@@ -41,6 +41,9 @@ func (a *app) bundleVerifyCmd() *cobra.Command {
 				return err
 			}
 			defer func() { pr.finish(err) }()
+			if err := fence(); err != nil {
+				return err
+			}
 			br, err := in.bundle(ring)
 			if err != nil {
 				return err

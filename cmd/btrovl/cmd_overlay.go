@@ -76,7 +76,7 @@ deployments, until garbage collection takes them. Asks on a terminal.`,
 				if err := knownOverlay(r, args[0]); err != nil {
 					return err
 				}
-				if err := a.confirm(yes, "Remove overlay %s? Its files are no longer shown.", args[0]); err != nil {
+				if err := a.confirm(ctx, yes, "Remove overlay %s? Its files are no longer shown.", args[0]); err != nil {
 					return err
 				}
 				list, err := a.deploy(ctx, p, f, false, func() (err error) {

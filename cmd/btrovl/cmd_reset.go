@@ -30,7 +30,7 @@ deployment. Mounted views switch at once; the one that is / at the next boot, un
 		func(ctx context.Context, args []string) error {
 			o.Keep = split(o.Keep)
 			return a.write(ctx, "reset", func(p *subvolumes.Pool, w *subvolumes.Writer) error {
-				if err := a.confirmReset(w, o, yes); err != nil {
+				if err := a.confirmReset(ctx, w, o, yes); err != nil {
 					return err
 				}
 				var r *subvolumes.Record
@@ -53,7 +53,7 @@ deployment. Mounted views switch at once; the one that is / at the next boot, un
 
 // confirmReset checks the names, so that a typing error is told before the
 // question, and asks.
-func (a *app) confirmReset(w *subvolumes.Writer, o reset.Options, yes bool) error {
+func (a *app) confirmReset(ctx context.Context, w *subvolumes.Writer, o reset.Options, yes bool) error {
 	r, err := w.Record()
 	if err != nil {
 		return err
@@ -75,5 +75,5 @@ func (a *app) confirmReset(w *subvolumes.Writer, o reset.Options, yes bool) erro
 	if len(wiped) == 0 {
 		what = "Make a new deployment (every overlay is kept)"
 	}
-	return a.confirm(yes, "%s?", what)
+	return a.confirm(ctx, yes, "%s?", what)
 }

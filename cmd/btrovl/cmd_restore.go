@@ -31,7 +31,7 @@ views switch at once; the one that is / at the next boot, unless --now.`,
 				return reset.Restore(ctx, w, args[0], append(args, "")[1])
 			}
 			if from != "" {
-				in, err := a.input(from)
+				in, err := a.input(ctx, from)
 				if err != nil {
 					return err
 				}

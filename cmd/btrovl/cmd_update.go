@@ -38,7 +38,7 @@ falls back when its tries are used up. Overlays that follow the base are snapsho
 			if !a.flagChanged("update", "tries") {
 				f.tries = a.config.Tries
 			}
-			in, err := a.input(args[0])
+			in, err := a.input(ctx, args[0])
 			if err != nil {
 				return err
 			}

@@ -147,7 +147,7 @@ func explain(err error) (code int, hints []string) {
 		}
 		return codeUsage, hints
 	case errors.Is(err, context.Canceled):
-		return codeInterrupted, []string{"nothing was committed; run the command again"}
+		return codeInterrupted, nil
 	case errors.As(err, &noPool) && noPool.Lost:
 		return codePool, []string{"make the state anew from the subvolumes: btrovl doctor --rebuild"}
 	case errors.As(err, &noPool):

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/landlock-lsm/go-landlock/landlock"
 )
 
@@ -15,8 +17,12 @@ import (
 // the views' daemons listen on. All threads are fenced: go-landlock goes through
 // syscall.AllThreadsSyscall.
 func fence(writable ...string) error {
-	return landlock.V5.BestEffort().Restrict(
-		landlock.RODirs("/"),
-		landlock.RWDirs(writable...).WithRefer().IgnoreIfMissing(),
-	)
+	rules := []landlock.Rule{landlock.RODirs("/")}
+	if len(writable) > 0 {
+		rules = append(rules, landlock.RWDirs(writable...).WithRefer().IgnoreIfMissing())
+	}
+	if err := landlock.V5.BestEffort().Restrict(rules...); err != nil {
+		return fmt.Errorf("cannot fence the decoder in: %w", err)
+	}
+	return nil
 }

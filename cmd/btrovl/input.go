@@ -1,32 +1,35 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
-	"sync/atomic"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/delta/bundle"
 )
 
 // input is a file that is read once from front to back, or standard input for
-// "-". It counts the bytes given out, for progress.
+// "-".
 type input struct {
+	ctx  context.Context
 	name string
 	size int64 // -1: unknown
 	r    io.Reader
 	file *os.File // nil: not ours to close
-	read atomic.Int64
 }
 
-func (a *app) input(path string) (*input, error) {
+// A pipe that stands still does not keep a signal from ending the command.
+func (a *app) input(ctx context.Context, path string) (*input, error) {
 	if path == "-" {
 		if isTerminal(a.stdin) {
 			return nil, usagef("standard input is a terminal: give a file, or pipe one in")
 		}
-		return &input{name: "standard input", size: -1, r: a.stdin}, nil
+		return &input{ctx: ctx, name: "standard input", size: -1, r: a.stdin}, nil
 	}
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +46,7 @@ func (a *app) input(path string) (*input, error) {
 		f.Close()
 		return nil, err
 	}
-	in := &input{name: path, size: -1, r: f, file: f}
+	in := &input{ctx: ctx, name: path, size: -1, r: f, file: f}
 	if st.Mode().IsRegular() {
 		in.size = st.Size()
 	}
@@ -51,9 +54,25 @@ func (a *app) input(path string) (*input, error) {
 }
 
 func (in *input) Read(p []byte) (int, error) {
-	n, err := in.r.Read(p)
-	in.read.Add(int64(n))
-	return n, err
+	if err := waitReadable(in.ctx, in.r); err != nil {
+		return 0, err
+	}
+	return in.r.Read(p)
+}
+
+// waitReadable returns when a read of r would not block, or ctx has ended.
+func waitReadable(ctx context.Context, r io.Reader) error {
+	f, ok := r.(*os.File)
+	if !ok {
+		return ctx.Err()
+	}
+	for ctx.Err() == nil {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}}, 200)
+		if n > 0 || err != nil && err != unix.EINTR {
+			return nil // the read says what is wrong
+		}
+	}
+	return ctx.Err()
 }
 
 func (in *input) Close() error {

@@ -118,7 +118,7 @@ func (t *makeTrees) unpack(ctx context.Context, path string) (string, error) {
 	if err := needRoot("unpacking an archive with its owners and device nodes"); err != nil {
 		return "", err
 	}
-	in, err := t.input(path)
+	in, err := t.input(ctx, path)
 	if err != nil {
 		return "", err
 	}

@@ -52,7 +52,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 // interrupted makes an error that only a signal caused one of interruption.
 func interrupted(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return fmt.Errorf("interrupted: %w", err)
+		return coded(codeInterrupted, errors.New("interrupted"), "nothing was committed; run the command again")
 	}
 	return err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,7 +30,7 @@ func (p *passwordFlags) add(c *cobra.Command) {
 
 // read returns the password from the file, the descriptor, or the terminal,
 // where twice asks a second time to catch typing errors.
-func (p *passwordFlags) read(t *tui, prompt string, twice bool) (string, error) {
+func (p *passwordFlags) read(ctx context.Context, prompt string, twice bool) (string, error) {
 	switch {
 	case p.file != "" && p.fd >= 0:
 		return "", usagef("--password-file and --password-fd exclude each other")
@@ -54,22 +55,41 @@ func (p *passwordFlags) read(t *tui, prompt string, twice bool) (string, error) 
 			"--password-file FILE or --password-fd N")
 	}
 	defer tty.Close()
-	first, err := ask(tty, prompt)
+	first, err := ask(ctx, tty, prompt)
 	if err != nil || !twice {
 		return first, err
 	}
-	second, err := ask(tty, "once more: ")
+	second, err := ask(ctx, tty, "once more: ")
 	if err == nil && first != second {
 		err = usagef("the two passwords differ; nothing was written")
 	}
 	return first, err
 }
 
-func ask(tty *os.File, prompt string) (string, error) {
+func ask(ctx context.Context, tty *os.File, prompt string) (string, error) {
 	fmt.Fprint(tty, prompt)
-	b, err := term.ReadPassword(int(tty.Fd()))
-	fmt.Fprintln(tty)
-	return string(b), err
+	// A signal must end the question and leave the terminal as it was.
+	old, err := term.GetState(int(tty.Fd()))
+	if err != nil {
+		return "", err
+	}
+	type answer struct {
+		text []byte
+		err  error
+	}
+	got := make(chan answer, 1)
+	go func() {
+		b, err := term.ReadPassword(int(tty.Fd()))
+		got <- answer{b, err}
+	}()
+	defer fmt.Fprintln(tty)
+	select {
+	case a := <-got:
+		return string(a.text), a.err
+	case <-ctx.Done():
+		term.Restore(int(tty.Fd()), old)
+		return "", ctx.Err()
+	}
 }
 
 func firstLine(r io.Reader) (string, error) {

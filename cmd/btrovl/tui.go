@@ -14,6 +14,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -77,7 +78,7 @@ func isTerminal(f any) bool {
 }
 
 // confirm asks on a terminal; elsewhere --yes must have said it.
-func (t *tui) confirm(yes bool, format string, args ...any) error {
+func (t *tui) confirm(ctx context.Context, yes bool, format string, args ...any) error {
 	if yes {
 		return nil
 	}
@@ -87,6 +88,9 @@ func (t *tui) confirm(yes bool, format string, args ...any) error {
 			"repeat the command with --yes")
 	}
 	fmt.Fprintf(t.stderr, "%s [y/N] ", question)
+	if err := waitReadable(ctx, t.stdin); err != nil {
+		return err
+	}
 	line, _ := bufio.NewReader(t.stdin).ReadString('\n')
 	switch strings.ToLower(strings.TrimSpace(line)) {
 	case "y", "yes":

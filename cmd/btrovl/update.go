@@ -155,7 +155,7 @@ func (u *update) apply(ctx context.Context) error {
 		return err
 	}
 	if err := fence(u.pool.Dir(), runDir); err != nil {
-		return fmt.Errorf("cannot fence the decoder in: %w", err)
+		return err
 	}
 	o := delta.ApplyOptions{Jobs: u.jobs, BaseVersion: u.report.From, Progress: u.progress.start("apply")}
 	from, err := u.openFrom()
