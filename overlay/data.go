@@ -1,21 +1,77 @@
 package overlay
 
 import (
+	"unsafe"
+
 	"golang.org/x/sys/unix"
+)
+
+// Large reads are read-ahead or a program's own large ones, and whoever asked
+// keeps the pages: they need not stay in the layer's cache too. Such a read takes
+// the same time with O_DIRECT.
+const (
+	directSize  = 256 << 10
+	directAlign = 4096
 )
 
 // Read reads from a regular file.
 func (u *Union) Read(n *Node, buf []byte, off int64) (int, error) {
 	u.tree.RLock()
-	h, err := u.file(n, false)
+	var h *handle
+	var err error
+	if len(buf) >= directSize && off%directAlign == 0 && len(buf)%directAlign == 0 &&
+		uintptr(unsafe.Pointer(&buf[0]))%directAlign == 0 {
+		h = u.directFile(n)
+	}
+	if h == nil {
+		h, err = u.file(n, false)
+	}
 	u.tree.RUnlock()
 	if err != nil {
 		return 0, err
 	}
 	defer u.fds.release(h)
+	got, err := readAt(h.fd, buf, off)
+	if err == unix.EINVAL && h.side == direct {
+		u.tree.RLock()
+		plain, err := u.file(n, false)
+		u.tree.RUnlock()
+		if err != nil {
+			return 0, err
+		}
+		defer u.fds.release(plain)
+		return readAt(plain.fd, buf, off)
+	}
+	return got, err
+}
+
+// directFile opens a file for reads past the page cache; nil if that cannot be.
+// Preconditions: tree held; n.mu not held.
+func (u *Union) directFile(n *Node) *handle {
+	if n.typ != unix.S_IFREG || n.is(anonymous) {
+		return nil
+	}
+	s := n.top()
+	l := u.layerOf(n, s)
+	if h := u.fds.get(n, direct, l, false); h != nil {
+		return h
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if s != n.top() || n.is(anonymous) || l == nil {
+		return nil
+	}
+	fd, err := u.openNode(n, s, l, unix.O_RDONLY|unix.O_DIRECT)
+	if err != nil {
+		return nil
+	}
+	return u.fds.put(n, direct, l, fd, false)
+}
+
+func readAt(fd int, buf []byte, off int64) (int, error) {
 	got := 0
 	for got < len(buf) {
-		m, err := unix.Pread(h.fd, buf[got:], off+int64(got))
+		m, err := unix.Pread(fd, buf[got:], off+int64(got))
 		if err == unix.EINTR {
 			continue
 		}
@@ -28,7 +84,9 @@ func (u *Union) Read(n *Node, buf []byte, off int64) (int, error) {
 		if m == 0 {
 			break
 		}
-		got += m
+		if got += m; got%directAlign != 0 {
+			break // the end of the file, or of what O_DIRECT gives at once
+		}
 	}
 	return got, nil
 }

@@ -131,10 +131,11 @@ func (c *fdCache) drop(n *Node, s side) {
 // forget closes what the node has.
 func (c *fdCache) forget(n *Node) {
 	c.mu.Lock()
-	a, b := c.dropLocked(n, upper), c.dropLocked(n, lower)
+	a, b, d := c.dropLocked(n, upper), c.dropLocked(n, lower), c.dropLocked(n, direct)
 	c.mu.Unlock()
 	closeFD(a)
 	closeFD(b)
+	closeFD(d)
 }
 
 func (c *fdCache) release(h *handle) {

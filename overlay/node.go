@@ -13,6 +13,7 @@ type side uint8
 const (
 	upper side = iota
 	lower
+	direct // the top side once more, for reads past the page cache
 )
 
 // What is known of a node, in Node.state.
@@ -50,7 +51,7 @@ type Node struct {
 
 	version atomic.Uint32 // (directories) counts changes of its list of names
 
-	h [2]*handle // guarded by fdCache.mu
+	h [3]*handle // guarded by fdCache.mu
 
 	// Guarded by table.mu; parent and name of first change under tree.Lock only,
 	// or with mu held.

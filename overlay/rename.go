@@ -128,16 +128,12 @@ func (u *Union) bringUp(e *end) error {
 	if err := u.copyTree(e.node); err != nil {
 		return err
 	}
-	// Now nothing of the base shows in it. The mark must come before the move.
 	o, done, err := u.upperOf(e.node)
 	if err != nil {
 		return err
 	}
 	defer done()
-	if err := u.separate(e.dir, e.node, o); err != nil {
-		return err
-	}
-	return o.setxattr(xattrOpaque, []byte("y"), 0)
+	return u.separate(e.dir, e.node, o)
 }
 
 // upperOf returns the descriptor of a directory's upper.
@@ -150,7 +146,8 @@ func (u *Union) upperOf(n *Node) (at, func(), error) {
 }
 
 // separate lets a directory that was merged with one of the base, whose content
-// has been copied up, go on with its number but without the base.
+// has been copied up, go on with its number but without the base. It shows the
+// same after each step.
 func (u *Union) separate(parent, n *Node, o at) error {
 	up, err := u.dir(parent, upper)
 	if err != nil {
@@ -168,12 +165,38 @@ func (u *Union) separate(parent, n *Node, o at) error {
 	if err := o.setxattr(xattrIno, g.bytes(), 0); err != nil {
 		return err
 	}
+	if err := o.setxattr(xattrOpaque, []byte("y"), 0); err != nil {
+		return err
+	}
 	n.mu.Lock()
 	n.set(0, hasLower)
 	u.fds.drop(n, lower)
+	err = keepTimes(o.fd, func() error { return sweepWhiteouts(o.fd) })
 	n.mu.Unlock()
+	if err != nil {
+		return err
+	}
 	n.version.Add(1)
 	u.noteCopied(n)
+	return nil
+}
+
+// sweepWhiteouts removes the whiteouts of a directory that is not merged with
+// anything: there kernel overlayfs would list them.
+func sweepWhiteouts(fd int) error {
+	names, err := dirNames(fd)
+	if err != nil {
+		return err
+	}
+	for _, e := range names {
+		var st Attr
+		if e.typ != unix.DT_CHR || (at{fd, e.name}).stat(&st) != nil || !whiteout(&st) {
+			continue
+		}
+		if err := unix.Unlinkat(fd, e.name, 0); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
