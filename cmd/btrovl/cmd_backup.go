@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/btrovl/btrovl/reset"
@@ -95,81 +94,4 @@ func (a *app) backupListCmd() *cobra.Command {
 				})
 			})
 		}))
-}
-
-func (a *app) backupExportCmd() *cobra.Command {
-	var output string
-	c := command("export OVERLAY [BACKUP]", "Write a backup as a btrfs send stream",
-		manual{
-			effect:  "Writes the backup (the newest without a name) as a send stream to standard output or\na file. \"btrfs receive\" takes it anywhere, and \"btrovl restore --from\" here.",
-			durable: "a file given with --output is complete and on stable storage when it has its name.",
-			exits:   poolExits(codeUnknown),
-			example: "btrovl backup export data -o data.send\nbtrovl backup export data | zstd | ssh store 'cat >data.send.zst'",
-		}, cobra.RangeArgs(1, 2),
-		func(ctx context.Context, args []string) error {
-			p, err := a.open()
-			if err != nil {
-				return err
-			}
-			defer p.Close()
-			b, err := reset.Find(p, args[0], append(args, "")[1])
-			if err != nil {
-				return err
-			}
-			return a.output(output, func(w io.Writer) error { return reset.Export(ctx, p, b, w) })
-		})
-	c.Flags().StringVarP(&output, "output", "o", "-", "the file to write")
-	return c
-}
-
-// output lets fn write to a new file, which has its name only when complete and
-// on stable storage, or to standard output for "-".
-func (a *app) output(path string, fn func(w io.Writer) error) error {
-	if path == "-" {
-		if isTerminal(a.stdout) {
-			return usagef("standard output is a terminal: name a file with --output, or pipe it on")
-		}
-		return fn(a.stdout)
-	}
-	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600))
-	if err != nil {
-		return err
-	}
-	defer f.Cleanup()
-	if err := fn(f); err != nil {
-		return err
-	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
-		return err
-	}
-	return syncParent(path)
-}
-
-func (a *app) backupRemoveCmd() *cobra.Command {
-	var yes bool
-	c := command("remove OVERLAY BACKUP", "Remove a backup",
-		manual{
-			effect:  "Deletes the snapshot. It cannot be undone; asks on a terminal.",
-			durable: "the backup is gone for good when the command returns.",
-			exits:   poolExits(codeUnknown, codeDeclined),
-			example: "btrovl backup remove data 20261125T141503.123Z --yes",
-		}, cobra.ExactArgs(2),
-		func(ctx context.Context, args []string) error {
-			return a.write(ctx, "backup remove", func(p *subvolumes.Pool, w *subvolumes.Writer) error {
-				b, err := reset.Find(p, args[0], args[1])
-				if err != nil {
-					return err
-				}
-				if err := a.confirm(ctx, yes, "Delete backup %s of overlay %s?", b.Name, b.Overlay); err != nil {
-					return err
-				}
-				if err := w.RemoveBackup(ctx, b); err != nil {
-					return err
-				}
-				a.say("removed backup %s of overlay %s", b.Name, b.Overlay)
-				return nil
-			})
-		})
-	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
-	return c
 }

@@ -4,27 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/delta"
-	"github.com/btrovl/btrovl/delta/bundle"
 )
-
-// createFlags are those of "bundle create".
-type createFlags struct {
-	from                    []string
-	to, key, output         string
-	compatible, compression string
-	memory, spool           string
-	counter                 uint64
-	jobs                    int
-	addKeys, revokeKeys     []string
-	files                   bool
-	password                passwordFlags
-}
 
 func (a *app) bundleCreateCmd() *cobra.Command {
 	var f createFlags
@@ -68,56 +52,6 @@ scratch copy and the result's digest compared before it is signed.`,
 	return c
 }
 
-// options turns flags into what delta wants, but for the trees.
-func (f *createFlags) options(ctx context.Context) (delta.MakeOptions, error) {
-	o := delta.MakeOptions{Compatible: f.compatible, Counter: f.counter, CreatedBy: "btrovl " + versionString(),
-		Compression: delta.Compression(f.compression), Jobs: f.jobs, Spool: f.spool, RevokeKeys: split(f.revokeKeys)}
-	if o.Compression != delta.Best && o.Compression != delta.Fast {
-		return o, usagef("--compression %q is neither best nor fast", f.compression)
-	}
-	switch f.memory {
-	case "normal":
-		o.Memory = delta.DefaultMemory
-	case "low":
-		o.Memory = delta.LowMemory
-	default:
-		var n int64
-		if _, err := fmt.Sscanf(f.memory, "%d", &n); err != nil || n < 16 || n > 1<<20 {
-			return o, usagef("--memory %q is not normal, low, or a number of MiB from 16 on", f.memory)
-		}
-		o.Memory = n << 20
-	}
-	for _, path := range split(f.addKeys) {
-		line, err := publicLine(path)
-		if err != nil {
-			return o, err
-		}
-		o.AddKeys = append(o.AddKeys, line)
-	}
-	key, err := f.signer(ctx)
-	o.Sign = key
-	return o, err
-}
-
-// signer reads the secret key and, if it is encrypted, its password.
-func (f *createFlags) signer(ctx context.Context) (bundle.Signer, error) {
-	locked, err := bundle.Encrypted(f.key)
-	if err != nil {
-		return nil, coded(codeUsage, fmt.Errorf("cannot read the key: %w", err), "make one with: btrovl bundle keygen NAME")
-	}
-	var password string
-	if locked {
-		if password, err = f.password.read(ctx, "password of "+f.key+": ", false); err != nil {
-			return nil, err
-		}
-	}
-	key, err := bundle.ReadPrivateKey(f.key, password)
-	if err != nil {
-		return nil, coded(codeSignature, err, "the secret half is the file that ends in .key")
-	}
-	return key, nil
-}
-
 func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) error {
 	o, err := f.options(ctx)
 	if err != nil {
@@ -151,45 +85,4 @@ func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) err
 		return a.report(newCreateReport(f.output, report), nil)
 	}
 	return nil
-}
-
-func fromText(m *bundle.Manifest) string {
-	if len(m.From) == 0 {
-		return "nothing (a full bundle)"
-	}
-	var s []string
-	for _, b := range m.From {
-		s = append(s, "base "+b.Version)
-	}
-	return strings.Join(s, " or ")
-}
-
-// createReport is "bundle create --json".
-type createReport struct {
-	File     string           `json:"file"`
-	Size     int64            `json:"size"`
-	Manifest *bundle.Manifest `json:"manifest"`
-	Streams  []streamReport   `json:"streams"`
-	Files    []delta.FileInfo `json:"files,omitempty"`
-	Warnings []string         `json:"warnings"`
-	PeakRSS  int64            `json:"peak_rss"` // bytes of memory that making took
-}
-
-type streamReport struct {
-	Name       string `json:"name"`
-	Raw        int64  `json:"raw"`
-	Compressed int64  `json:"compressed"`
-}
-
-func newCreateReport(file string, r *delta.Report) createReport {
-	out := createReport{File: file, Size: r.Size, Manifest: r.Manifest, Streams: []streamReport{}, Files: r.Files,
-		Warnings: append([]string{}, r.Warnings...)}
-	for _, s := range r.Streams {
-		out.Streams = append(out.Streams, streamReport(s))
-	}
-	var u unix.Rusage
-	if unix.Getrusage(unix.RUSAGE_SELF, &u) == nil {
-		out.PeakRSS = int64(u.Maxrss) << 10
-	}
-	return out
 }

@@ -4,38 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
-	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/subvolumes"
 )
-
-// mountOptions are what mount and boot share, and what a daemon is started with.
-type mountOptions struct {
-	mountpoint  string
-	readOnly    bool
-	foreground  bool
-	options     []string // as given with -o
-	flags       uintptr  // of mount(2), from the options
-	log, level  string
-	debug       bool
-	maxFDs      int
-	readyFD     int  // where the parent waits, -1 without one
-	rootStorage bool // the view is, or becomes, the root file system
-}
-
-func (o *mountOptions) add(f *pflag.FlagSet) {
-	f.BoolVar(&o.readOnly, "read-only", false, "refuse all changes")
-	f.StringSliceVarP(&o.options, "option", "o", nil, "mount options: ro, rw, nosuid, nodev, noexec, noatime, nodiratime, …")
-	f.StringVar(&o.log, "log", "", "log to this file (default: the journal, or a file in "+runDir+")")
-	f.StringVar(&o.level, "log-level", "", "debug, info, warn or error (debug: every request)")
-	f.IntVar(&o.maxFDs, "max-fds", 0, "descriptors that the view may keep open (default 8192)")
-	f.IntVar(&o.readyFD, "ready-fd", -1, "")
-	f.MarkHidden("ready-fd")
-}
 
 func (a *app) mountCmd() *cobra.Command {
 	var o mountOptions
@@ -137,46 +110,4 @@ func (a *app) firstDeployment(ctx context.Context, p *subvolumes.Pool) error {
 	d := r.Active()
 	a.say("deployment %d: base %s with %s", d.ID, d.Base, plural(len(d.Overlays), "overlay", "overlays"))
 	return nil
-}
-
-// parse reads the options of mount(8).
-func (o *mountOptions) parse() error {
-	known := map[string]uintptr{
-		"nosuid": unix.MS_NOSUID, "nodev": unix.MS_NODEV, "noexec": unix.MS_NOEXEC, "noatime": unix.MS_NOATIME,
-		"nodiratime": unix.MS_NODIRATIME, "relatime": unix.MS_RELATIME, "strictatime": unix.MS_STRICTATIME,
-		"sync": unix.MS_SYNCHRONOUS, "dirsync": unix.MS_DIRSYNC,
-		"suid": 0, "dev": 0, "exec": 0, "async": 0, "atime": 0, "diratime": 0, "defaults": 0,
-		"auto": 0, "noauto": 0, "nofail": 0, "_netdev": 0,
-	}
-	for _, opt := range split(o.options) {
-		flag, ok := known[opt]
-		switch {
-		case opt == "ro":
-			o.readOnly = true
-		case opt == "rw":
-			o.readOnly = false
-		case ok:
-			o.flags |= flag
-		case len(opt) > 2 && opt[:2] == "x-": // for other programs, as in fstab(5)
-		default:
-			return usagef("unknown mount option %q", opt)
-		}
-	}
-	return nil
-}
-
-// args is the command line of the daemon.
-func (o mountOptions) args(pool string) []string {
-	args := []string{"mount", "--foreground", "--ready-fd", "3", "--pool", pool,
-		"--log-level", o.level, "--max-fds", strconv.Itoa(o.maxFDs)}
-	if o.readOnly {
-		args = append(args, "--read-only")
-	}
-	if o.log != "" {
-		args = append(args, "--log", o.log)
-	}
-	for _, opt := range o.options {
-		args = append(args, "--option", opt)
-	}
-	return append(args, "--", o.mountpoint)
 }
