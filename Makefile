@@ -38,9 +38,9 @@ test-race: ## the same under the race detector (needs a C compiler)
 	@integration/deps.sh test
 	CGO_ENABLED=1 $(TESTENV) $(GO) test -race -p 1 -timeout 30m ./...
 
-test-crash: ## at least 2,000 crash states of every command that changes a pool
+test-crash: ## at least 2,000 crash states of every command that changes a pool; kills, faults, full disks
 	@integration/deps.sh test
-	BTROVL_CRASH_STATES=2000 $(TESTENV) $(GO) test -count=1 -timeout 60m -v -run Crash ./integration/...
+	BTROVL_CRASH_STATES=2000 $(TESTENV) $(GO) test -count=1 -timeout 60m -v -run 'Crash|Kill|Fault|Full' ./integration/crashtest
 
 test-posix: ## the long differential and posix runs of the view
 	@integration/deps.sh test

@@ -29,7 +29,7 @@ func TestKillCommands(t *testing.T) {
 	b := newBudget(t, 7*time.Second)
 	max := 5
 	if want(t) > 0 {
-		max = 60
+		max = 30
 	}
 	t.Run("lives", func(t *testing.T) {
 		t.Run("youth", func(t *testing.T) {
