@@ -57,6 +57,10 @@ type Options struct {
 	// MaxPlain refuses files that hold more than this many bytes (0: 1 GiB),
 	// a guard against files that are made to explode.
 	MaxPlain int64
+	// Old is the file that the device will have in this one's place, or nil.
+	// Some formats (xz) can be made again only by comparing how the old file
+	// was compressed; Restore then needs it too.
+	Old []byte
 	// NoVerify leaves out the proof by Restore. Only for measuring.
 	NoVerify bool
 }
@@ -77,6 +81,10 @@ func Analyze(data []byte) (plain, recipe []byte, ok bool) {
 	}
 	return u.Plain, u.Recipe, true
 }
+
+// ErrOld says that a recipe refers to an old file, and that it was not given or
+// is not the one that Unpack had.
+var ErrOld = errors.New("the old file that this recipe was made with is missing")
 
 // Restore writes the file that recipe describes, reading plain once from start
 // to end. It reads no byte beyond the ones that the recipe covers, except

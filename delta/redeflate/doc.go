@@ -18,7 +18,14 @@
 // zlib (levels 1 to 9, both memory levels in use, in one piece as zlib's
 // callers use it or in 128 KiB pieces as pigz does). Whatever else produced a
 // stream is described by its differences from the nearest of these models. A
-// recipe of a file that a model reproduces is about six bytes long.
+// recipe of a file that a model reproduces is 16 bytes long, ten of them being
+// the header of the file. All 2,125 .gz files of a Debian 12 system with 722 MB
+// are such files, and its initrd is one.
+//
+// LZMA2 streams, of xz files and of Linux kernels, are too much work to encode
+// again. There, the device is told what the encoder decided, and guesses
+// most of that from what it decided for the old file (Options.Old): see package
+// relzma.
 //
 // # Plain
 //
@@ -44,7 +51,8 @@
 //
 // # What cannot be undone
 //
-// Encoders with an optimal parser (xz, zstd at high levels, zopfli) cannot be
-// repeated on a small device in the time and memory it has. Files made by
-// them come back with ok == false and are shipped as they are.
+// Streams whose tokens are far from what a model chooses (zopfli, 7-Zip) would
+// need a recipe that does not pay, and zstd's frames hold entropy tables and
+// sequences of which nothing is repeated here. Such files give ErrUnsupported and
+// are shipped as they are.
 package redeflate

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"hash/crc32"
 	"io"
+
+	"github.com/btrovl/btrovl/delta/redeflate/relzma"
 )
 
 var errExpand = errors.New("a compressed part is damaged")
@@ -23,17 +25,24 @@ type expander struct {
 
 func expand(w io.Writer, file io.ReaderAt, size int64) error {
 	e := expander{w: w, file: file, size: size, buf: bufio.NewReaderSize(nil, 64<<10)}
-	head, err := e.peek(0, cpioHeader)
+	head, err := e.peek(0, kernelHeader)
 	if err != nil {
 		return err
 	}
-	switch {
-	case isZip(head):
+	if isZip(head) {
 		return e.zip()
-	case !isGzip(head) && !isCpio(head):
+	}
+	start := payload(head, size)
+	if head, err = e.peek(start, cpioHeader); err != nil {
+		return err
+	}
+	if !isGzip(head) && !isCpio(head) && !isXz(head) {
 		return ErrUnsupported
 	}
-	for at := int64(0); at < size; {
+	if err := e.copy(0, start); err != nil {
+		return err
+	}
+	for at := start; at < size; {
 		head, err := e.peek(at, cpioHeader)
 		if err != nil {
 			return err
@@ -42,6 +51,8 @@ func expand(w io.Writer, file io.ReaderAt, size int64) error {
 		switch {
 		case isGzip(head):
 			n, err = e.gzip(at)
+		case isXz(head):
+			n, err = e.xz(at)
 		case isCpio(head):
 			n, err = e.cpio(at)
 		}
@@ -115,6 +126,23 @@ func (e *expander) gzip(at int64) (int64, error) {
 		return 0, errExpand
 	}
 	return int64(header) + used + gzipTrailer, nil
+}
+
+// xz writes the content of an xz file and returns the length of all but its
+// index and footer.
+func (e *expander) xz(at int64) (int64, error) {
+	end := at
+	err := xzParts(e.file, at, e.size, func(at int64, s relzma.Stream) (int64, error) {
+		in := &countingReader{r: io.NewSectionReader(e.file, at, e.size-at)}
+		e.buf.Reset(in)
+		if err := relzma.Expand(e.w, e.buf, s); err != nil {
+			return 0, err
+		}
+		used := in.n - int64(e.buf.Buffered())
+		end = at + used
+		return used, nil
+	})
+	return end - at, err
 }
 
 // cpio writes an archive that is not compressed and returns its length.
@@ -208,8 +236,8 @@ func (c *countingReader) Read(p []byte) (int, error) {
 }
 
 // Recognize reports whether a file that begins with head may be one that
-// Unpack takes apart. 64 bytes are enough.
+// Unpack takes apart. 1,024 bytes are enough.
 func Recognize(head []byte) bool {
-	padded := append(bytes.Clone(head[:min(len(head), cpioHeader)]), make([]byte, cpioHeader)...)
-	return isGzip(padded) || isZip(padded) || isCpio(padded)
+	padded := append(bytes.Clone(head[:min(len(head), kernelHeader)]), make([]byte, cpioHeader)...)
+	return isGzip(padded) || isZip(padded) || isCpio(padded) || isXz(padded) || isKernel(padded)
 }

@@ -5,13 +5,18 @@ import (
 )
 
 // file takes a whole file apart: a zip archive, or any sequence of gzip
-// members, cpio archives, padding and the unknown, as an initrd is one.
+// members, xz files, cpio archives, padding and the unknown, as an initrd is one.
 func (u *unpacker) file(data []byte) error {
 	if isZip(data) {
 		u.format = "zip"
 		return u.zip(data)
 	}
-	if !isGzip(data) && !isCpio(data) {
+	if at := payload(data, int64(len(data))); at > 0 {
+		u.format = "kernel"
+		u.put(Raw, data[:at], "", 0)
+		data = data[at:]
+	}
+	if !isGzip(data) && !isCpio(data) && !isXz(data) {
 		return ErrUnsupported
 	}
 	for len(data) > 0 {
@@ -19,6 +24,8 @@ func (u *unpacker) file(data []byte) error {
 		switch {
 		case isGzip(data):
 			n = u.gzip(data)
+		case isXz(data):
+			n = u.xz(data)
 		case isCpio(data):
 			if n = u.archive(data, cpioEntry, 0); n > 0 {
 				u.named("cpio")
@@ -46,7 +53,7 @@ func (u *unpacker) skip(data []byte) int {
 func (u *unpacker) named(format string) {
 	if u.format == "" {
 		u.format = format
-	} else if u.format != format {
+	} else if u.format != format && u.format != "kernel" {
 		u.format = "initrd"
 	}
 }

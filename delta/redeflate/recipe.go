@@ -3,6 +3,8 @@ package redeflate
 import (
 	"encoding/binary"
 	"io"
+
+	"github.com/btrovl/btrovl/delta/redeflate/relzma"
 )
 
 // A recipe is a byte for the version of its format and then operations, in the
@@ -15,6 +17,9 @@ import (
 //	   with checksum  +0x10                     followed by CRC-32 and length, as in gzip
 //	                  +0x20                     followed by Adler-32, as in zlib
 //	   with fixes     +0x08                     then follow: length fixes, see fix.go
+//	lzma               0x03 length              plain, compressed: an LZMA2 stream
+//	   after an old one +0x08                    of the old file: offset dictionary size
+//	                                            length decisions, see package relzma
 //
 // Lengths of plain are one too large; 0 means all that is left of it.
 // model is family<<4 | level (model.go). A .gz document is
@@ -29,9 +34,11 @@ const (
 	opCopy    = 0x00
 	opLiteral = 0x01
 	opDeflate = 0x02
+	opLzma    = 0x03
 	opMask    = 0x07
 
 	opFixes   = 0x08
+	opOld     = 0x08
 	opGzip    = 0x10
 	opZlib    = 0x20
 	opKnown   = opMask | opFixes | opGzip | opZlib
@@ -76,6 +83,22 @@ func (w *recipeWriter) deflate(trailer byte, m modelID, n int64, fixes []byte) {
 		w.number(uint64(len(fixes)))
 		w.b = append(w.b, fixes...)
 	}
+}
+
+func (w *recipeWriter) lzma(n int64, old *oldStream, decisions []byte) {
+	op := byte(opLzma)
+	if old != nil {
+		op |= opOld
+	}
+	w.b = append(w.b, op)
+	w.plainLength(n)
+	if old != nil {
+		w.number(uint64(old.at))
+		w.number(uint64(old.stream.Dict))
+		w.number(uint64(old.stream.Size))
+	}
+	w.number(uint64(len(decisions)))
+	w.b = append(w.b, decisions...)
 }
 
 // A recipeReader takes a recipe apart. Its methods return a *RecipeError for
@@ -132,8 +155,9 @@ type operation struct {
 	length int64 // of plain, or restOfAll
 	data   []byte
 	model  model
-	fixes  []byte // nil if there are none
-	at     int    // offset of fixes in the recipe
+	fixes  []byte // nil if there are none; of opLzma the decisions
+	old    *oldStream
+	at     int // offset of fixes in the recipe
 }
 
 // open reads the version.
@@ -155,7 +179,7 @@ func (r *recipeReader) operation() (o operation, err error) {
 		return o, err
 	}
 	kind := o.op & opMask
-	if o.op&^opKnown != 0 || kind != opDeflate && kind != o.op || kind > opDeflate || o.op&opGzip != 0 && o.op&opZlib != 0 {
+	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || kind == opLzma && o.op&^opOld != kind || kind > opLzma || o.op&opGzip != 0 && o.op&opZlib != 0 {
 		r.next--
 		return o, r.fail("an operation is unknown")
 	}
@@ -178,7 +202,16 @@ func (r *recipeReader) operation() (o operation, err error) {
 		return o, err
 	}
 	o.length = int64(n) - 1
-	if o.op&opFixes != 0 {
+	if o.op == opLzma|opOld {
+		var v [3]uint64
+		for i, most := range [3]uint64{1 << 40, relzma.MaxDict, maxXzPlain} {
+			if v[i], err = r.number(most); err != nil {
+				return o, err
+			}
+		}
+		o.old = &oldStream{at: int64(v[0]), stream: relzma.Stream{Dict: int(v[1]), Size: int64(v[2])}}
+	}
+	if o.op&opFixes != 0 || kind == opLzma {
 		o.fixes, err = r.bytes()
 		o.at = r.origin + r.next - len(o.fixes)
 	}

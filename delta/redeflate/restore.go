@@ -1,10 +1,14 @@
 package redeflate
 
 import (
+	"bufio"
 	"encoding/binary"
+	"fmt"
 	"hash/adler32"
 	"hash/crc32"
 	"io"
+
+	"github.com/btrovl/btrovl/delta/redeflate/relzma"
 )
 
 // Restorer is Restore with buffers that are used again; its zero value is
@@ -14,8 +18,11 @@ type Restorer struct {
 	// one makes long streams of levels 4 to 9 faster, and costs memory: see
 	// Memory. 0 is 1.
 	Workers int
+	// Old is the file that Options.Old was, or nil.
+	Old io.ReaderAt
 
-	enc encoder
+	learned *oldStream // of Old, during one Restore
+	enc     encoder
 }
 
 // Restore is the function of the same name.
@@ -24,17 +31,19 @@ func (r *Restorer) Restore(w io.Writer, plain io.Reader, recipe []byte) error {
 	if err := in.open(); err != nil {
 		return err
 	}
+	r.learned = nil
 	for {
 		o, err := in.operation()
 		if err == io.EOF {
+			r.learned = nil
 			return nil
 		}
 		if err != nil {
 			return err
 		}
 		if err := r.run(w, plain, o); err != nil {
-			if err == errBlock {
-				return in.fail("its fixes do not fit the plain")
+			if err == errBlock || err == relzma.ErrRecipe {
+				return in.fail("what it says does not fit the plain")
 			}
 			return err
 		}
@@ -58,7 +67,33 @@ func (r *Restorer) run(w io.Writer, plain io.Reader, o operation) error {
 		}
 		return err
 	}
+	if o.op&opMask == opLzma {
+		return r.lzma(w, plain, o)
+	}
 	return r.deflate(w, plain, o)
+}
+
+func (r *Restorer) lzma(w io.Writer, plain io.Reader, o operation) error {
+	if o.length == restOfAll {
+		return relzma.ErrRecipe
+	}
+	var history *relzma.History
+	if o.old != nil {
+		if r.Old == nil {
+			return ErrOld
+		}
+		if r.learned == nil || r.learned.at != o.old.at {
+			in := bufio.NewReader(io.NewSectionReader(r.Old, o.old.at, 1<<40))
+			h, err := relzma.Learn(in, o.old.stream)
+			if err != nil {
+				return fmt.Errorf("%w: %v", ErrOld, err)
+			}
+			o.old.history = h
+			r.learned = o.old
+		}
+		history = r.learned.history
+	}
+	return relzma.Rebuild(w, plain, o.length, o.fixes, history)
 }
 
 func (r *Restorer) deflate(w io.Writer, plain io.Reader, o operation) error {
@@ -121,6 +156,17 @@ func Memory(recipe []byte, workers int) (int64, error) {
 		}
 		if err != nil {
 			return 0, err
+		}
+		if o.op&opMask == opLzma {
+			var old relzma.Stream
+			if o.old != nil {
+				old = o.old.stream
+			}
+			n, err := relzma.Memory(o.fixes, o.length, old)
+			if err != nil {
+				return 0, in.fail(err.Error())
+			}
+			need = max(need, fixed+n)
 		}
 		if o.op&opMask != opDeflate {
 			continue

@@ -20,6 +20,7 @@ type unpacker struct {
 	streams  int
 	members  int
 	tries    analyzer
+	old      *oldStream // of o.Old, once it was looked for
 }
 
 func unpack(data []byte, o Options) (*Unpacked, error) {
@@ -40,7 +41,10 @@ func unpack(data []byte, o Options) (*Unpacked, error) {
 		Recipe: u.recipe.b, Segments: u.segments,
 	}
 	if !o.NoVerify {
-		var r Restorer
+		r := Restorer{}
+		if o.Old != nil {
+			r.Old = bytes.NewReader(o.Old)
+		}
 		check := compareWriter{want: data}
 		if err := r.Restore(&check, bytes.NewReader(out.Plain), out.Recipe); err != nil || len(check.want) > 0 {
 			// Not an error of the file: it is a stream that a model almost

@@ -1,0 +1,443 @@
+package relzma
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"slices"
+)
+
+// A guide guesses the next decision of the encoder that made a stream, and
+// codes how it was. It looks at what the encoder of an old stream did at the
+// place that corresponds, and at the matches that are there to be had.
+//
+// It runs on both sides, so everything in it is a function of the bytes of the
+// stream, of the history, and of the decisions so far.
+type guide struct {
+	c   *coder
+	w   *window
+	old *history // may be nil
+	end int64    // of the stream
+
+	at    int64 // where the next decision is made
+	reps  [4]uint32
+	hits  uint32 // were the last guesses right, the last one in bit 0
+	shape uint32 // were the last tokens matches, the last one in bit 0
+
+	// What the stream had where, by the hash of so many bytes.
+	heads     [len(headWidths)][]uint32
+	headShift uint
+
+	// Alignment: new place less old place.
+	shift, other int64
+	aligned      bool
+	scanned      int64
+	moved        []int32 // alignment of each movedBlock bytes of the old stream, noMove if not seen
+	cur          cursor
+
+	same, kind           []prob
+	repExtra, oldExtra   lengthBits
+	isOld, which, isMost []prob
+	shorter, explicit    lengthBits
+	slots                [64]prob
+}
+
+var headWidths = [...]int{2, 3, 4, 5, 6, 8, 12, 16, 24}
+
+const (
+	movedBlock = 64
+	noMove     = -1 << 31
+	scanAhead  = 24
+	grades     = 13 // of grade
+
+	sameProbs  = int(kinds) * grades * 8 * 4 * grades
+	kindProbs  = 3 * int(kinds) * grades * grades * grades * 4 * 8
+	guideProbs = sameProbs + kindProbs + 64<<10 // the others are few
+)
+
+// grade puts a length into one of few classes.
+func grade(n int) int {
+	switch {
+	case n < 8:
+		return n
+	case n < 16:
+		return 8 + (n-8)/4
+	case n < 64:
+		return 10
+	case n < maxLength:
+		return 11
+	}
+	return 12
+}
+
+// headMemory is what the tables of matches take.
+func headMemory(headBits int) int64 {
+	return int64(len(headWidths)-1)*4<<headBits + 4<<16
+}
+
+func newGuide(c *coder, w *window, old *history, end int64, headBits int) *guide {
+	g := &guide{c: c, w: w, old: old, end: end}
+	headBits = min(headBits, max(bits.Len64(uint64(end)), 8))
+	g.headShift = uint(64 - headBits)
+	for i := range g.heads {
+		n := 1 << headBits
+		if headWidths[i] == 2 {
+			n = 1 << 16
+		}
+		g.heads[i] = make([]uint32, n)
+	}
+	if old != nil {
+		g.moved = make([]int32, old.size/movedBlock+1)
+		for i := range g.moved {
+			g.moved[i] = noMove
+		}
+	}
+	g.same = newProbs(sameProbs)
+	g.kind = newProbs(kindProbs)
+	g.isOld = newProbs(3 * grades * grades)
+	g.which = newProbs(8 * 8 * grades)
+	g.isMost = newProbs(8 * grades)
+	g.repExtra.reset(3 * grades)
+	g.oldExtra.reset(3 * grades * grades)
+	g.shorter.reset(grades)
+	g.explicit.reset(grades)
+	setup(g.slots[:])
+	return g
+}
+
+func newProbs(n int) []prob {
+	p := make([]prob, n)
+	setup(p)
+	return p
+}
+
+// lengthBits codes small numbers by their number of bits, then the bits.
+type lengthBits struct{ p []prob }
+
+func (l *lengthBits) reset(contexts int) { l.p = newProbs(contexts * 32) }
+
+func (l *lengthBits) code(c *coder, context int, v uint32) uint32 {
+	p := l.p[context*32:][:32]
+	n := uint(bits.Len32(v+1)) - 1
+	k := uint(0)
+	for k < 15 && c.bit(&p[k], b2u(k < n)) == 1 {
+		k++
+	}
+	out := uint32(1)
+	for i := k; i > 0; i-- {
+		b := (v + 1) >> (i - 1) & 1
+		if i == k {
+			b = c.bit(&p[16+k], b)
+		} else {
+			b = c.direct(b, 1)
+		}
+		out = out<<1 | b
+	}
+	return out - 1
+}
+
+// matchAt returns how long the match at a distance (less one) is, or 0 if that
+// is out of reach.
+func (g *guide) matchAt(dist int64) int {
+	if dist < 0 || g.at-1-dist < g.w.start || dist >= int64(g.w.keep) {
+		return 0
+	}
+	n := min(g.end-g.at, maxLength)
+	a, b := g.w.at(g.at), g.w.at(g.at-1-dist)
+	i := 0
+	for i < maxLength {
+		if x := binary.LittleEndian.Uint64(a[i:]) ^ binary.LittleEndian.Uint64(b[i:]); x != 0 {
+			i += bits.TrailingZeros64(x) / 8
+			break
+		}
+		i += 8
+	}
+	return min(i, int(n))
+}
+
+// headHash spreads the bytes that the hashes of all widths are made of.
+func (g *guide) headHash(p []byte, h *[len(headWidths)]uint32) {
+	const (
+		k1 = 0x9e3779b97f4a7c15
+		k2 = 0xc2b2ae3d27d4eb4f
+		k3 = 0x165667b19e3779f9
+	)
+	p = p[:24]
+	a := binary.LittleEndian.Uint64(p)
+	b := binary.LittleEndian.Uint64(p[8:])
+	d := binary.LittleEndian.Uint64(p[16:])
+	ha := a * k1
+	hb := ha ^ bits.RotateLeft64(b*k2, 31)
+	s := g.headShift
+	h[0] = uint32(a & 0xffff)
+	h[1] = uint32(a << 40 * k1 >> s)
+	h[2] = uint32(a << 32 * k1 >> s)
+	h[3] = uint32(a << 24 * k1 >> s)
+	h[4] = uint32(a << 16 * k1 >> s)
+	h[5] = uint32(ha >> s)
+	h[6] = uint32((ha ^ bits.RotateLeft64(b<<32*k2, 31)) * k3 >> s)
+	h[7] = uint32(hb * k3 >> s)
+	h[8] = uint32((hb + d*k3) * k3 >> s)
+}
+
+// advance moves to the next decision, n bytes on.
+func (g *guide) advance(n int) {
+	to := g.at + int64(n)
+	p := g.w.at(g.at)
+	var h [len(headWidths)]uint32
+	pos := uint32(g.at)
+	for i := range n {
+		g.headHash(p[i:], &h)
+		pos++
+		for k := range h {
+			g.heads[k][h[k]] = pos
+		}
+	}
+	if g.aligned {
+		for q := g.at - g.shift; q < to-g.shift; q += movedBlock {
+			if b := q / movedBlock; q >= 0 && b < int64(len(g.moved)) {
+				g.moved[b] = int32(g.shift)
+			}
+		}
+	}
+	g.at = to
+}
+
+// align looks for places of the old stream that read like what is ahead.
+func (g *guide) align() {
+	stop := min(g.at+scanAhead, g.end)
+	if g.scanned < g.at {
+		g.scanned = g.at
+	}
+	p := g.w.at(g.scanned)
+	for i := 0; g.scanned < stop; i++ {
+		if hash, ok := anchorHash(p[i:]); ok {
+			if q := g.old.find(hash); q >= 0 {
+				shift := g.scanned - q
+				if !g.aligned || shift != g.shift {
+					if !g.aligned || shift == g.other {
+						g.shift, g.aligned = shift, true
+					}
+					g.other = shift
+				} else {
+					g.other = shift
+				}
+			}
+		}
+		g.scanned++
+	}
+}
+
+// oldDistance translates a distance at an old place into the one that leads to
+// the corresponding new place, or -1.
+func (g *guide) oldDistance(q int64, dist uint32) int64 {
+	from := q - 1 - int64(dist)
+	if from < 0 {
+		return -1
+	}
+	shift := g.moved[from/movedBlock]
+	if shift == noMove {
+		return -1
+	}
+	return g.at - 1 - (from + int64(shift))
+}
+
+// candidate is a match that can be had.
+type candidate struct {
+	dist int64 // less one
+	n    int
+}
+
+// candidates returns matches by rising distance and length, none without use.
+func (g *guide) candidates(hint int64, out []candidate) []candidate {
+	add := func(dist int64) {
+		for _, c := range out {
+			if c.dist == dist {
+				return
+			}
+		}
+		if n := g.matchAt(dist); n >= minLength {
+			out = append(out, candidate{dist, n})
+		}
+	}
+	if hint >= 0 {
+		add(hint)
+	}
+	var slots [len(headWidths)]uint32
+	g.headHash(g.w.at(g.at), &slots)
+	for k, i := range slots {
+		if h := g.heads[k][i]; h > 0 {
+			add(g.at - int64(h))
+		}
+	}
+	slices.SortFunc(out, func(a, b candidate) int { return int(a.dist - b.dist) })
+	n, best := 0, 1
+	for _, c := range out {
+		if c.n > best {
+			out[n] = c
+			n++
+			best = c.n
+		}
+	}
+	return out[:n]
+}
+
+// next codes the next decision; when decoding, t is ignored. limit is how many
+// bytes it may stand for. It returns false if the decision is impossible.
+func (g *guide) next(t Token, limit int) (Token, bool) {
+	c := g.c
+	sync, guess, hint := 0, Token{}, int64(-1)
+	guessLen, reach := 0, 0
+	if g.old != nil {
+		g.align()
+		if g.aligned {
+			q := g.at - g.shift
+			if o, ok := g.old.seek(&g.cur, q); ok {
+				guess, sync = o, 1
+				guessLen = int(o.Len)
+				if o.Kind == Literal {
+					guessLen = 1
+				} else if g.cur.start != q {
+					sync = 2
+					guessLen -= int(q - g.cur.start)
+				}
+				switch {
+				case o.Kind == Literal:
+				case o.Kind == Match:
+					hint = g.oldDistance(q, o.Dist)
+				case sync == 2:
+				case o.Kind <= Rep0:
+					hint = int64(g.reps[0])
+				default:
+					hint = int64(g.reps[o.Kind-Rep0])
+				}
+			}
+		}
+	}
+	r0 := g.matchAt(int64(g.reps[0]))
+	valid := 0
+	if sync > 0 && guess.Kind == Literal {
+		valid = 1
+	} else if sync > 0 && hint >= 0 {
+		reach = g.matchAt(hint)
+		switch {
+		case reach < min(guessLen, 2):
+		case reach == guessLen:
+			valid = 1
+		case reach < guessLen:
+			valid = 2
+		default:
+			valid = 3
+		}
+	}
+	if sync == 1 {
+		context := (((int(guess.Kind)*grades+grade(guessLen))*8+int(g.hits&7))*4+valid)*grades + grade(r0)
+		g.hits <<= 1
+		possible := guessLen <= limit && (guess.Kind == Literal || hint >= 0)
+		is := t.Kind == guess.Kind && int(t.Len) == guessLen && (t.Kind == Literal || int64(t.Dist) == hint) && possible
+		if possible && c.bit(&g.same[context], b2u(is)) == 1 {
+			g.hits |= 1
+			t = Token{guess.Kind, uint16(guessLen), uint32(max(hint, 0))}
+			return g.took(t)
+		}
+	} else {
+		g.hits <<= 1
+	}
+
+	var space [len(headWidths) + 1]candidate
+	list := g.candidates(hint, space[:0])
+	best := 1
+	if len(list) > 0 {
+		best = list[len(list)-1].n
+	}
+	longest := r0
+	for _, d := range g.reps[1:] {
+		longest = max(longest, g.matchAt(int64(d)))
+	}
+	context := ((((sync*int(kinds)+int(guess.Kind))*grades+grade(r0))*grades+grade(best))*grades+grade(longest))*4 + int(g.shape&3)
+	t.Kind = Kind(tree(c, g.kind[context*8:][:8], uint32(t.Kind), 3))
+	switch {
+	case t.Kind >= kinds:
+		return t, false
+	case t.Kind == Literal:
+		t.Len, t.Dist = 1, 0
+	case t.Kind == Short:
+		t.Len, t.Dist = 1, g.reps[0]
+	case t.Kind >= Rep0:
+		t.Dist = g.reps[t.Kind-Rep0]
+		n := g.matchAt(int64(t.Dist))
+		less := g.repExtra.code(c, grade(n)*3+sync, uint32(n-int(t.Len)))
+		t.Len = uint16(int64(n) - int64(less))
+	default:
+		var ok bool
+		if t, ok = g.match(t, list, hint, valid, reach, sync, best); !ok {
+			return t, false
+		}
+	}
+	if int(t.Len) > limit || t.Len > maxLength || t.Len < minLength && t.Kind != Literal && t.Kind != Short {
+		return t, false
+	}
+	return g.took(t)
+}
+
+// match codes distance and length of a match that was not guessed.
+func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync, best int) (Token, bool) {
+	c := g.c
+	if hint >= 0 && valid > 0 {
+		context := (grade(reach)*3+sync)*grades + grade(best)
+		if c.bit(&g.isOld[context], b2u(int64(t.Dist) == hint)) == 1 {
+			less := g.oldExtra.code(c, context, uint32(reach-int(t.Len)))
+			t.Dist, t.Len = uint32(hint), uint16(int64(reach)-int64(less))
+			return t, true
+		}
+	}
+	// The longest are the likeliest.
+	for i := len(list) - 1; i >= 0; i-- {
+		rank := len(list) - 1 - i
+		m := list[i]
+		if c.bit(&g.which[(min(rank, 7)*8+min(len(list)-1, 7))*grades+grade(best)], b2u(int64(t.Dist) == m.dist)) == 0 {
+			continue
+		}
+		t.Dist = uint32(m.dist)
+		if c.bit(&g.isMost[min(rank, 7)*grades+grade(m.n)], b2u(int(t.Len) == m.n)) == 1 {
+			t.Len = uint16(m.n)
+			return t, true
+		}
+		less := g.shorter.code(c, grade(m.n), uint32(m.n-1-int(t.Len)))
+		t.Len = uint16(int64(m.n) - 1 - int64(less))
+		return t, true
+	}
+	n := tree(c, g.slots[:], uint32(bits.Len32(t.Dist)), 6)
+	if n > 32 {
+		return t, false
+	}
+	d := uint32(0)
+	if n > 0 {
+		d = 1<<(n-1) | c.direct(t.Dist&(1<<(n-1)-1), uint(n-1))
+	}
+	t.Dist = d
+	reach = g.matchAt(int64(d))
+	less := g.explicit.code(c, grade(reach), uint32(reach-int(t.Len)))
+	t.Len = uint16(int64(reach) - int64(less))
+	return t, true
+}
+
+// took notes a decision.
+func (g *guide) took(t Token) (Token, bool) {
+	g.shape <<= 1
+	r := &g.reps
+	switch t.Kind {
+	case Match:
+		*r = [4]uint32{t.Dist, r[0], r[1], r[2]}
+	case Rep1:
+		r[0], r[1] = r[1], r[0]
+	case Rep2:
+		r[0], r[1], r[2] = r[2], r[0], r[1]
+	case Rep3:
+		r[0], r[1], r[2], r[3] = r[3], r[0], r[1], r[2]
+	}
+	if t.Kind != Literal {
+		g.shape |= 1
+	}
+	g.advance(int(t.Len))
+	return t, true
+}
