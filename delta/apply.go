@@ -225,7 +225,7 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	if known := a.sourcesSize(j.rec); known >= 0 {
 		total = known
 	}
-	if j.rec.method == methodObject {
+	if j.rec.inMemory() {
 		// Here and not by the worker: the order of decoding keeps this from blocking for good.
 		if j.held = max(0, total) + size; j.rec.sources[0].new || j.held > maxObject {
 			return damaged("an object of %d bytes", j.held)
@@ -239,7 +239,7 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ops := opReader{r: r, total: total, left: size, object: j.rec.method == methodObject}
+	ops := opReader{r: r, total: total, left: size, object: j.rec.inMemory()}
 	var batch []action
 	var held int64
 	send := func() error {
@@ -315,7 +315,7 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 			err = asm.finish()
 			crc.sum = asm.crc
 		}
-	case methodObject:
+	case methodObject, methodProgram:
 		err = a.object(ctx, views[0], j, crc)
 	case methodRestore:
 		err = a.restore(ctx, views, j, crc)
@@ -395,7 +395,7 @@ func (a *applier) restore(ctx context.Context, views []*view, j *job, out *check
 	return g.Wait()
 }
 
-// object makes a relocatable file in memory.
+// object makes a relocatable or linked file in memory.
 func (a *applier) object(ctx context.Context, v *view, j *job, out *checked) error {
 	src, dst := a.take(v.size), a.take(j.rec.size)
 	defer a.give(src)
@@ -406,20 +406,29 @@ func (a *applier) object(ctx context.Context, v *view, j *job, out *checked) err
 	if n, err := v.ReadAt(src, 0); n < len(src) {
 		return fmt.Errorf("cannot read %s: %w", v.path, err)
 	}
-	b, err := newObjectBuilder(a.hints, src, dst, j.rec.head)
+	var b interface {
+		do(action) error
+		content() (content []byte, complete bool)
+	}
+	var err error
+	if j.rec.method == methodObject {
+		b, err = newObjectBuilder(a.hints, src, dst, j.rec.head)
+	} else {
+		b, err = newProgramBuilder(src, dst, j.rec.head, j.rec.moves)
+	}
 	if err != nil {
 		return err
 	}
 	if err := a.consume(ctx, j, b.do); err != nil {
 		return err
 	}
-	if b.part != numParts {
+	if _, complete := b.content(); !complete {
 		return damaged("an object that is not complete")
 	}
-	out.sum = crc32.Checksum(b.dst, castagnoli)
+	out.sum = crc32.Checksum(dst, castagnoli)
 	flags := make([]bool, assembleSize/blockSizeFS)
-	for at := 0; at < len(b.dst); at += assembleSize {
-		p := b.dst[at:min(at+assembleSize, len(b.dst))]
+	for at := 0; at < len(dst); at += assembleSize {
+		p := dst[at:min(at+assembleSize, len(dst))]
 		changed := flags[:(len(p)+blockSizeFS-1)/blockSizeFS]
 		for i := range changed {
 			changed[i] = true

@@ -87,7 +87,7 @@ func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo,
 				return nil, err
 			}
 		}
-		if f.Bytes, err = r.skip(size, rec.method == methodObject); err != nil {
+		if f.Bytes, err = r.skip(size, rec.inMemory()); err != nil {
 			return nil, err
 		}
 		files = append(files, f)

@@ -235,6 +235,8 @@ func (b *objectBuilder) do(c action) error {
 	return b.advance()
 }
 
+func (b *objectBuilder) content() ([]byte, bool) { return b.dst, b.part == numParts }
+
 // diffObject finds the actions of an object. It runs them as the device does, because the source
 // of each part depends on those before. ok is false where the plain way must be taken.
 func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []action, head int64, ok bool, err error) {

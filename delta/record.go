@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+
+	"github.com/btrovl/btrovl/delta/exe"
 )
 
 // A record says how the content of one regular file of the new tree is made.
@@ -18,6 +20,12 @@ import (
 //	  uvarint  size of plain, uvarint size of the recipe (its bytes: recipe stream)
 //	object only:
 //	  uvarint  where its head begins, see object.go
+//	program only:
+//	  uvarint  size of its head, see program.go
+//	  uvarint  number of moves; for each, in the order of the new file:
+//	    uvarint  bytes between the move before and this one
+//	    uvarint  length
+//	    seek: varint  old position, minus the end of the old bytes of the move before
 //	operations until the content (restore: plain) is complete; copy has none
 //	raw: u32 CRC-32C of the content
 //
@@ -32,6 +40,7 @@ type record struct {
 	plain   int64
 	recipe  int64
 	head    int64
+	moves   []exe.Move
 	crc     uint32
 }
 
@@ -42,10 +51,11 @@ const (
 	methodPatch                 // operations
 	methodRestore               // operations make plain, the recipe makes the file of it
 	methodObject                // operations on a relocatable ELF file in phases, see relocate.go
+	methodProgram               // operations on a linked ELF file along moves, see program.go
 	numMethods
 )
 
-var methodNames = [numMethods]string{"copy", "patch", "recompress", "object"}
+var methodNames = [numMethods]string{"copy", "patch", "recompress", "object", "program"}
 
 // A source is a regular file that operations take bytes from.
 type source struct {
@@ -101,6 +111,17 @@ func (w *streamWriter) record(c *cursor, r *record) {
 	if r.method == methodObject {
 		w.uint(streamControl, uint64(r.size-r.head))
 	}
+	if r.method == methodProgram {
+		w.uint(streamControl, uint64(r.head))
+		w.uint(streamControl, uint64(len(r.moves)))
+		old, new := int64(0), int64(0)
+		for _, m := range r.moves {
+			w.uint(streamControl, uint64(m.New-new))
+			w.uint(streamControl, uint64(m.Length))
+			w.int(streamSeek, m.Old-old)
+			old, new = m.Old+m.Length, m.New+m.Length
+		}
+	}
 	w.bytes(streamRaw, binary.LittleEndian.AppendUint32(nil, r.crc))
 }
 
@@ -137,7 +158,7 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 	switch {
 	case rec.method >= numMethods,
 		rec.method == methodCopy && n != 1,
-		rec.method == methodObject && n != 1,
+		rec.inMemory() && n != 1,
 		rec.cloned && (n == 0 || rec.method == methodRestore || rec.sources[0].expanded):
 		return nil, damaged("a record with method %d and %d sources", rec.method, n)
 	case rec.method == methodRestore:
@@ -156,6 +177,10 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 			return nil, err
 		}
 		rec.head = int64(size - tail)
+	case rec.method == methodProgram:
+		if err := r.moves(&rec); err != nil {
+			return nil, err
+		}
 	}
 	var crc [4]byte
 	if err := r.bytes(streamRaw, crc[:]); err != nil {
@@ -163,6 +188,44 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 	}
 	rec.crc = binary.LittleEndian.Uint32(crc[:])
 	return &rec, nil
+}
+
+// inMemory reports whether source and content are held in memory as a whole.
+func (r *record) inMemory() bool { return r.method == methodObject || r.method == methodProgram }
+
+func (r *sectionReader) moves(rec *record) error {
+	head, err := r.uint(streamControl, uint64(rec.size))
+	if err != nil {
+		return err
+	}
+	rec.head = int64(head)
+	n, err := r.uint(streamControl, maxMoves)
+	if err != nil {
+		return err
+	}
+	old, new := int64(0), int64(0)
+	for ; n > 0; n-- {
+		gap, err := r.uint(streamControl, uint64(rec.size-new))
+		if err != nil {
+			return err
+		}
+		new += int64(gap)
+		length, err := r.uint(streamControl, uint64(rec.size-new))
+		if err != nil {
+			return err
+		}
+		d, err := r.int(streamSeek)
+		if err != nil {
+			return err
+		}
+		if d < -maxSize || d > maxSize {
+			return damaged("a move by %d", d)
+		}
+		old += d
+		rec.moves = append(rec.moves, exe.Move{Old: old, New: new, Length: int64(length)})
+		old, new = old+int64(length), new+int64(length)
+	}
+	return nil
 }
 
 func (r *sectionReader) source(c *cursor, rec *record, news, olds int) (s source, err error) {

@@ -257,7 +257,7 @@ func (m *maker) contents(ctx context.Context) error {
 		if f.rec.method == methodRestore {
 			m.w.bytes(streamRecipe, f.recipe)
 		}
-		m.write(f.actions, f.rec.method == methodObject)
+		m.write(f.actions, f.rec.inMemory())
 		if m.w.err != nil {
 			return m.w.err
 		}
@@ -424,14 +424,28 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 			return err
 		}
 		n := m.cost(actions)
+		way := methodPatch
+		if object {
+			way = methodObject
+		}
+		moved, movedHead, moves, ok, err := diffProgram(ctx, data, c.data)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if k := m.cost(moved) + int64(4*len(moves)); k < n {
+				n, way, actions, head = k, methodProgram, moved, movedHead
+			} else {
+				moves = nil
+			}
+		}
 		if n >= best {
 			continue
 		}
 		best = n
-		f.rec.method, f.rec.head, f.rec.sources = methodPatch, head, []source{{index: c.index}}
+		f.rec.method, f.rec.head, f.rec.moves, f.rec.sources = way, head, moves, []source{{index: c.index}}
 		f.actions, f.recipe = actions, nil
-		if object {
-			f.rec.method = methodObject
+		if f.rec.inMemory() {
 			m.placeObject(f, data, c.data)
 		} else {
 			m.place(f)

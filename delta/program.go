@@ -1,0 +1,186 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+
+	"github.com/btrovl/btrovl/delta/bsdiff"
+	"github.com/btrovl/btrovl/delta/exe"
+)
+
+// The content of a linked program or library (methodProgram) is made in three steps:
+// its head, compared with that of the source; then the source is brought up to date along the
+// record's moves (package exe); then the rest, in pieces:
+//
+//	a move            compared with its old bytes; expected position at its start: theirs
+//	between moves     what no old text resembles
+//
+// Operations are those of objects.
+type programBuilder struct {
+	src, dst []byte
+	head     int64
+	moves    []exe.Move
+	pieces   []piecePair
+	at, pos  int64
+	ready    bool // the source is brought up to date
+}
+
+const maxMoves = 1 << 20
+
+func newProgramBuilder(src, dst []byte, head int64, moves []exe.Move) (*programBuilder, error) {
+	size := int64(len(dst))
+	if head <= 0 || head > size || head > int64(len(src)) {
+		return nil, damaged("a program with a head of %d bytes", head)
+	}
+	b := &programBuilder{src: src, dst: dst, head: head, moves: moves}
+	b.pieces = append(b.pieces, piecePair{span{0, head}, span{0, head}})
+	at := head
+	for _, m := range moves {
+		if m.Old < 0 || m.Length <= 0 || m.Length > int64(len(src))-m.Old || m.New < 0 || m.Length > size-m.New {
+			return nil, damaged("a move of %d bytes from %d to %d", m.Length, m.Old, m.New)
+		}
+		end := m.New + m.Length
+		if end <= head {
+			continue
+		}
+		from := max(m.New, head)
+		if from < at {
+			return nil, damaged("moves that overlap")
+		}
+		if from > at {
+			b.pieces = append(b.pieces, piecePair{span{at, from}, span{}})
+		}
+		old := m.Old + from - m.New
+		b.pieces = append(b.pieces, piecePair{span{from, end}, span{old, old + end - from}})
+		at = end
+	}
+	if at < size {
+		b.pieces = append(b.pieces, piecePair{span{at, size}, span{}})
+	}
+	return b, nil
+}
+
+// do runs one action, which must stay within a piece.
+func (b *programBuilder) do(c action) error {
+	if c.kind == opRaw && c.length == 0 {
+		return nil
+	}
+	if len(b.pieces) == 0 {
+		return damaged("more operations than a program has pieces")
+	}
+	left := b.pieces[0].new.to - b.at
+	if c.length == 0 {
+		c.length = left
+	}
+	if c.length > left {
+		return damaged("an operation across the pieces of a program")
+	}
+	dst := b.dst[b.at : b.at+c.length]
+	switch c.kind {
+	case opCopy, opAdd:
+		pos := b.pos + c.seek
+		if pos < 0 || c.length > int64(len(b.src))-pos {
+			return damaged("an operation beyond its sources")
+		}
+		src := b.src[pos : pos+c.length]
+		if c.kind == opCopy {
+			copy(dst, src)
+		} else {
+			addBytes(dst, src, c.data)
+		}
+		b.pos = pos + c.length
+	default:
+		copy(dst, c.data)
+	}
+	b.at += c.length
+	if b.at == b.pieces[0].new.to {
+		if b.pieces = b.pieces[1:]; len(b.pieces) > 0 && b.pieces[0].old.to > 0 {
+			b.pos = b.pieces[0].old.from
+		}
+		if !b.ready {
+			b.ready = true
+			exe.Rewrite(b.src, b.dst[:b.head], append([]exe.Move(nil), b.moves...))
+		}
+	}
+	return nil
+}
+
+func (b *programBuilder) content() ([]byte, bool) { return b.dst, len(b.pieces) == 0 }
+
+// diffProgram finds the actions of a program; ok is false for what is none.
+func diffProgram(ctx context.Context, new, old []byte) (actions []action, head int64, moves []exe.Move, ok bool, err error) {
+	head = int64(exe.HeadSize(new))
+	if head == 0 || head > int64(len(old)) || int64(len(new)+len(old)) > maxObject {
+		return nil, 0, nil, false, nil
+	}
+	a, b := exe.Mask(old), exe.Mask(new)
+	if a == nil || b == nil {
+		return nil, 0, nil, false, nil
+	}
+	regions, err := bsdiff.Regions(ctx, a, b)
+	if err != nil {
+		return nil, 0, nil, false, err
+	}
+	for _, r := range regions {
+		if r.Length > 0 {
+			moves = append(moves, exe.Move{Old: int64(r.Old), New: int64(r.New), Length: int64(r.Length)})
+		}
+	}
+	if len(moves) == 0 || len(moves) > maxMoves {
+		return nil, 0, nil, false, nil
+	}
+	p, err := newProgramBuilder(bytes.Clone(old), make([]byte, len(new)), head, moves)
+	if err != nil {
+		return nil, 0, nil, false, nil
+	}
+	for len(p.pieces) > 0 {
+		piece := p.pieces[0]
+		text := new[piece.new.from:piece.new.to]
+		for _, a := range pieceActions(text, p.src[piece.old.from:piece.old.to]) {
+			actions = append(actions, a)
+			if err := p.do(a); err != nil {
+				return nil, 0, nil, false, err
+			}
+		}
+	}
+	if !bytes.Equal(p.dst, new) {
+		return nil, 0, nil, false, nil
+	}
+	return append(actions, action{op: op{kind: opRaw}}), head, moves, true, nil
+}
+
+// pieceActions compares a piece with old bytes of the same length, or none, in place.
+func pieceActions(text, old []byte) []action {
+	if len(old) == 0 {
+		return rawInserts([]action{{op: op{kind: opInsert, length: int64(len(text))}, data: text}})
+	}
+	var actions []action
+	add := func(from, to int) {
+		if from == to {
+			return
+		}
+		d := make([]byte, to-from)
+		for i := range d {
+			d[i] = text[from+i] - old[from+i]
+		}
+		actions = append(actions, action{op: op{kind: opAdd, length: int64(to - from)}, data: d})
+	}
+	const minCopy = 24
+	from := 0
+	for i := 0; i < len(text); {
+		n := commonPrefix(text[i:], old[i:])
+		switch {
+		case i+n == len(text) && n > 0:
+			add(from, i)
+			actions = append(actions, action{op: op{kind: opCopy}}) // to the end
+			from = len(text)
+		case n >= minCopy:
+			add(from, i)
+			actions = append(actions, action{op: op{kind: opCopy, length: int64(n)}})
+			from = i + n
+		}
+		i += n + 1
+	}
+	add(from, len(text))
+	return actions
+}
