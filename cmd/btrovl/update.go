@@ -120,7 +120,8 @@ func (u *update) space() error {
 		return nil
 	}
 	meta := max(u.plan.Space-u.plan.Written, 0)
-	return u.pool.CheckSpace("base "+u.report.To, uint64(u.plan.Written), uint64(meta))
+	data := u.plan.Written + 4<<10*u.plan.Files // a file takes whole blocks
+	return u.pool.CheckSpace("base "+u.report.To, uint64(data), uint64(meta))
 }
 
 // dry says what would happen.
