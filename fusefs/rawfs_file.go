@@ -167,7 +167,7 @@ func (f *rawFS) ListXAttr(_ <-chan struct{}, h *fuse.InHeader, dest []byte) (siz
 	if n == nil {
 		return 0, fuse.Status(unix.ESTALE)
 	}
-	names, err := f.u.Listxattr(n, h.Uid == 0)
+	names, err := f.u.Listxattr(n)
 	if err != nil {
 		return 0, f.status(err)
 	}

@@ -56,8 +56,9 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (size int, err error)
 	return size, err
 }
 
-// Listxattr returns all names; trusted ones only for the superuser.
-func (u *Union) Listxattr(n *Node, superuser bool) (names []string, err error) {
+// Listxattr returns all names. Those of trusted attributes are shown to everybody,
+// as btrfs does; overlayfs hides them.
+func (u *Union) Listxattr(n *Node) (names []string, err error) {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
 	var all []string
@@ -66,9 +67,6 @@ func (u *Union) Listxattr(n *Node, superuser bool) (names []string, err error) {
 		return err
 	})
 	for _, name := range all {
-		if !superuser && strings.HasPrefix(name, "trusted.") {
-			continue
-		}
 		if name = outer(name); name != "" {
 			names = append(names, name)
 		}
