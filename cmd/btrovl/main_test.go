@@ -51,6 +51,7 @@ func TestScripts(t *testing.T) {
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txt"), func(t *testing.T) {
+			t.Parallel()
 			fs, views := testenv.Btrfs(t), testenv.Dir(t)
 			testscript.Run(t, testscript.Params{
 				Files:    []string{file},
