@@ -210,15 +210,16 @@ func TestFaultCommands(t *testing.T) {
 		{row: "backup create", args: []string{"backup", "create"}}, all[5]}
 	for i := range pick {
 		w := window{step: &pick[i], done: "done"}
-		for k, skip := range skips {
-			if b.spent(k) {
-				break
-			}
+		n := 0
+		for _, skip := range skips {
 			for _, f := range []crashdisk.Fault{
 				{On: "write", Skip: skip, Errno: syscall.EIO},
 				{On: "write", Skip: skip, Count: 1, Errno: syscall.EIO},
 				{On: "flush", Skip: skip / 4, Errno: syscall.EIO},
 			} {
+				if n++; b.spent(n) {
+					break
+				}
 				which, err := w.faulty(t, slot, img, f)
 				tab.add(w.row, which)
 				if err != nil {
