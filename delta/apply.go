@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,7 @@ func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o Apply
 		return nil, err
 	}
 	defer r.close()
+	defer boundMemory(m.Apply.Memory)()
 	olds, news, err := readListings(ctx, r, base, m, which)
 	if err != nil {
 		return nil, err
@@ -60,6 +62,19 @@ func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o Apply
 		return nil, err
 	}
 	return &Result{Changed: a.changed(), Written: a.written.Load(), Shared: a.shared.Load()}, nil
+}
+
+// boundMemory tells the runtime what the manifest promises, and returns what undoes it. What is
+// held is less; without this, garbage would double it.
+func boundMemory(promised int64) (undo func()) {
+	const outside = 20 << 20 // program text and what the runtime does not count
+	limit := max(promised-outside, LowMemory/2)
+	before := debug.SetMemoryLimit(-1)
+	if promised == 0 || before <= limit {
+		return func() {}
+	}
+	debug.SetMemoryLimit(limit)
+	return func() { debug.SetMemoryLimit(before) }
 }
 
 // A target makes the sink for a record's content. Apply's writes to the stage; the
@@ -335,7 +350,7 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 
 // badSource blames the source: what the bundle brought was checked.
 func badSource(views []*view, want, have uint32) error {
-	e := &SourceError{Path: "its content", Want: fmt.Sprintf("%08x", want), Have: fmt.Sprintf("%08x", have)}
+	e := &SourceError{Path: "its content", Want: fmt.Sprintf("content that makes checksum %08x", want), Have: fmt.Sprintf("%08x", have)}
 	for i, v := range views {
 		if i == 0 {
 			e.Path = v.path

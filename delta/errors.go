@@ -28,7 +28,11 @@ func bases(ids []bundle.BaseID) string {
 	}
 	var s []string
 	for _, id := range ids {
-		s = append(s, fmt.Sprintf("%s (%.12s)", id.Version, id.Digest))
+		if id.Digest == "" {
+			s = append(s, id.Version)
+		} else {
+			s = append(s, fmt.Sprintf("%s (%.12s)", id.Version, id.Digest))
+		}
 	}
 	return "base " + strings.Join(s, " or ")
 }
@@ -41,7 +45,7 @@ type SourceError struct {
 }
 
 func (e *SourceError) Error() string {
-	return fmt.Sprintf("%s in the base is damaged or was changed: what is made from it has checksum %s, not %s", e.Path, e.Have, e.Want)
+	return fmt.Sprintf("%s in the base is damaged or was changed: expected %s, found %s", e.Path, e.Want, e.Have)
 }
 
 // CompatibleError says that a bundle is for another kind of device.

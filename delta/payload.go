@@ -83,7 +83,7 @@ func readListings(ctx context.Context, r *sectionReader, base *os.File, m *bundl
 		}
 		encoded = olds.encode()
 		if sha256.Sum256(encoded) != r.head.base {
-			return nil, nil, &WrongBaseError{Want: m.From[which : which+1], Have: []bundle.BaseID{{Version: "with other names or attributes"}}}
+			return nil, nil, &WrongBaseError{Want: m.From[which : which+1], Have: []bundle.BaseID{{Version: "one with other names or attributes"}}}
 		}
 	}
 	var src []*view
