@@ -52,7 +52,7 @@ func Diff(ctx context.Context, new []byte, sources [][]byte, o Options) ([]Op, e
 // In bytes of compressed streams it hardly matters (kernel modules of Debian's 6.1.176
 // and 6.1.192, in xz -9e: 1.40 MB with 16, 1.39 with 48, 1.41 with none at all), but
 // zeros are decoded one by one, and a Copy can be shared with the source.
-const minCopy = 32
+const minCopy = 24
 
 // A builder turns regions into operations.
 type builder struct {
