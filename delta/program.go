@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 
-	"github.com/btrovl/btrovl/delta/bsdiff"
 	"github.com/btrovl/btrovl/delta/exe"
 )
 
@@ -113,18 +112,9 @@ func diffProgram(ctx context.Context, new, old []byte) (actions []action, head i
 	if head == 0 || head > int64(len(old)) || int64(len(new)+len(old)) > maxObject {
 		return nil, 0, nil, false, nil
 	}
-	a, b := exe.Mask(old), exe.Mask(new)
-	if a == nil || b == nil {
-		return nil, 0, nil, false, nil
-	}
-	regions, err := bsdiff.Regions(ctx, a, b)
+	moves, err = exe.Match(ctx, old, new)
 	if err != nil {
 		return nil, 0, nil, false, err
-	}
-	for _, r := range regions {
-		if r.Length > 0 {
-			moves = append(moves, exe.Move{Old: int64(r.Old), New: int64(r.New), Length: int64(r.Length)})
-		}
 	}
 	if len(moves) == 0 || len(moves) > maxMoves {
 		return nil, 0, nil, false, nil
