@@ -1,4 +1,36 @@
 // Package delta makes bundles from system trees and applies them.
+//
+//	           maker                                     device
+//
+//	old ─┬─ inventory ─┐                        bundle ── demux ── six streams
+//	new ─┴─ (digests)  │                                             │ one decoder
+//	        ┌──────────┴──── per file ──┐                            ▼
+//	        │ candidates: path, shape,  │       base ──► records ─► jobs, a file each
+//	        │ same content              │       (read)               │ in order
+//	        │ ways: copy, patch, object,│                            ▼
+//	        │ program, recompress, whole│       stage: reflink, write what differs,
+//	        └──────────┬────────────────┘              attributes, directories last
+//	         six streams, packed solid                       │
+//	                   │ compared, applied                   ▼
+//	                   ▼                         the caller seals: sync, digest
+//	             signed bundle
+//
+// The format is in docs/bundle-format.md, how bundles get small in docs/delta.md.
+//
+// A tree is described by its listing (listing.go): everything but content, in columns. The new
+// one travels as a patch of the old one. A device makes the listing of its own base, so a base
+// that differs in any name or attribute is found before anything is written.
+//
+// Content travels as records (record.go), one per file that changed, each a list of operations on
+// sources: files of the base, or of the new tree made before. Kernel modules
+// (object.go) and programs (program.go) bring the old file up to date first.
+//
+// Crash rule: nothing here is durable and nothing is promised until the caller has synced
+// the stage and compared its digest. A stage that an error left behind is garbage.
+//
+// Lock order: demux.mu is the only lock held while waiting; applier.mu guards short
+// things. Workers wait only for files of workers ahead of them, the decoder for room in
+// front of workers: no cycle (see applier).
 package delta
 
 import (

@@ -1,0 +1,221 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"hash/crc32"
+	"math"
+
+	"github.com/btrovl/btrovl/delta/redeflate"
+)
+
+// file finds the smallest way to make a new file.
+func (m *maker) file(ctx context.Context, i int) *made {
+	f := &made{}
+	f.err = m.best(ctx, i, f)
+	return f
+}
+
+func (m *maker) best(ctx context.Context, i int, f *made) error {
+	e := &m.news.entries[i]
+	data, err := m.news.content(i)
+	if err != nil {
+		return err
+	}
+	f.rec = record{index: i, size: e.size, crc: crc32.Checksum(data, castagnoli)}
+	f.info = FileInfo{Path: e.path, Size: e.size}
+	if m.copyOf(i, f) {
+		return nil
+	}
+	cands, err := m.candidates(i, data)
+	if err != nil {
+		return err
+	}
+	if u := m.unpack(data); u != nil {
+		if err := m.restore(ctx, data, u, cands, f); err != nil {
+			return err
+		}
+	}
+	return m.patch(ctx, data, cands, f)
+}
+
+// copyOf uses a file with the same content, in the old tree or written before.
+func (m *maker) copyOf(i int, f *made) bool {
+	if f.rec.size == 0 {
+		f.rec.method = methodPatch
+		f.info.Method = "empty"
+		return true
+	}
+	if k, ok := m.match.same(m.news.sums[i], f.info.Path); ok {
+		f.rec.method, f.rec.sources = methodCopy, []source{{index: k}}
+		f.info.Method, f.info.Source, f.info.Why = "copy", m.olds.entries[k].path, "same content"
+		return true
+	}
+	if k := m.newBySum[m.news.sums[i]]; k != i {
+		f.rec.method, f.rec.sources = methodCopy, []source{{index: k, new: true}}
+		f.info.Method, f.info.Source, f.info.Why = "copy", m.news.entries[k].path, "same content, new too"
+		return true
+	}
+	return false
+}
+
+// candidate is an old file to compare with.
+type candidate struct {
+	index int
+	why   string
+	data  []byte
+}
+
+func (m *maker) candidates(i int, data []byte) ([]candidate, error) {
+	var c []candidate
+	for _, k := range m.match.byPath(m.news.entries[i].path, 2) {
+		b, err := m.olds.content(k)
+		if err != nil {
+			return nil, err
+		}
+		why := "path with other numbers"
+		if m.olds.entries[k].path == m.news.entries[i].path {
+			why = "same path"
+		}
+		c = append(c, candidate{k, why, b})
+	}
+	return c, nil
+}
+
+func (m *maker) unpack(data []byte) *redeflate.Unpacked {
+	u, err := redeflate.Unpack(data, redeflate.Options{})
+	if err != nil {
+		return nil
+	}
+	return u
+}
+
+// patch tries each candidate and none, and keeps the smallest.
+func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *made) error {
+	best := f.info.Bytes
+	if f.info.Method == "" {
+		best = math.MaxInt64
+	}
+	for _, c := range cands {
+		actions, head, object, err := diffObject(ctx, m.hints, data, c.data)
+		if err == nil && !object {
+			actions, err = diffFile(ctx, data, c.data)
+		}
+		if err != nil {
+			return err
+		}
+		n := m.cost(actions)
+		way := methodPatch
+		if object {
+			way = methodObject
+		}
+		moved, movedHead, moves, ok, err := diffProgram(ctx, data, c.data)
+		if err != nil {
+			return err
+		}
+		if ok {
+			if k := m.cost(moved) + int64(4*len(moves)); k < n {
+				n, way, actions, head = k, methodProgram, moved, movedHead
+			} else {
+				moves = nil
+			}
+		}
+		if n >= best {
+			continue
+		}
+		best = n
+		f.rec.method, f.rec.head, f.rec.moves, f.rec.sources = way, head, moves, []source{{index: c.index}}
+		f.actions, f.recipe = actions, nil
+		if f.rec.inMemory() {
+			m.placeObject(f, data, c.data)
+		} else {
+			m.place(f)
+		}
+		f.info.Method, f.info.Source, f.info.Bytes, f.info.Why = methodNames[f.rec.method], m.olds.entries[c.index].path, n, c.why
+	}
+	if best > f.rec.size/8 {
+		whole := []action{{op: op{kind: opInsert, length: f.rec.size}, data: data}}
+		n := m.cost(whole)
+		if n < best {
+			if n > f.rec.size*31/32 {
+				whole[0].kind = opRaw
+			}
+			f.rec.method, f.rec.sources, f.rec.cloned = methodPatch, nil, false
+			f.actions, f.recipe, f.written = whole, nil, f.rec.size
+			f.info.Method, f.info.Source, f.info.Bytes, f.info.Why = "whole", "", n, "nothing smaller was found"
+		}
+	}
+	return nil
+}
+
+// cost estimates what actions add to the bundle: their data compressed alone, and
+// about two bytes for an operation.
+func (m *maker) cost(actions []action) int64 {
+	var raw int64
+	var b []byte
+	for i := range actions {
+		a := &actions[i]
+		if a.kind == opRaw {
+			raw += a.length
+		} else {
+			b = append(b, a.data...)
+		}
+	}
+	z := <-m.estimate
+	n := len(z.EncodeAll(b, nil))
+	m.estimate <- z
+	return int64(n) + raw + int64(2*len(actions))
+}
+
+// place decides whether the file starts as a clone of its first source: if that
+// spares blocks. It counts what must be written.
+func (m *maker) place(f *made) {
+	blocks := (f.rec.size + blockSizeFS - 1) / blockSizeFS
+	dirty := make([]bool, blocks)
+	at := int64(0)
+	for i := range f.actions {
+		a := &f.actions[i]
+		same := a.pos == at && (a.kind == opCopy || a.kind == opAdd)
+		switch {
+		case same && a.kind == opAdd:
+			for k, d := range a.data {
+				if d != 0 {
+					dirty[(at+int64(k))/blockSizeFS] = true
+				}
+			}
+		case !same && a.length > 0:
+			for b := at / blockSizeFS; b <= (at+a.length-1)/blockSizeFS; b++ {
+				dirty[b] = true
+			}
+		}
+		at += a.length
+	}
+	var n int64
+	for _, d := range dirty {
+		if d {
+			n++
+		}
+	}
+	f.rec.cloned = n*8 < blocks*7
+	f.written = f.rec.size
+	if f.rec.cloned {
+		f.written = n * blockSizeFS
+	}
+}
+
+// placeObject is place for objects, whose operations do not show what stays.
+func (m *maker) placeObject(f *made, data, old []byte) {
+	var n int64
+	blocks := (f.rec.size + blockSizeFS - 1) / blockSizeFS
+	for at := 0; at < len(data); at += blockSizeFS {
+		end := min(at+blockSizeFS, len(data))
+		if end > len(old) || !bytes.Equal(data[at:end], old[at:end]) {
+			n++
+		}
+	}
+	f.rec.cloned = n*8 < blocks*7
+	f.written = f.rec.size
+	if f.rec.cloned {
+		f.written = n * blockSizeFS
+	}
+}
