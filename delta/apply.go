@@ -98,25 +98,27 @@ type applier struct {
 	total    int64
 	limit    int64 // what the manifest says of new content
 
-	sem      *semaphore.Weighted
-	objects  *semaphore.Weighted // memory for objects
-	ready    []chan struct{}     // per new entry with a record that was seen: closed when complete
-	finished []bool              // new entries whose attributes are set
-	recorded []bool
-	hints    *hints  // set by the decoder before the first job
-	sizes    []int64 // of new files with a record, written by the decoder
-	written  atomic.Int64
-	shared   atomic.Int64
-	done     atomic.Int64
-	mu       sync.Mutex // serialises progress, and guards:
-	buffers  [][]byte   // for objects
+	sem         *semaphore.Weighted
+	objects     *semaphore.Weighted // memory for objects, objectLimit bytes
+	objectLimit int64
+	ready       []chan struct{} // per new entry with a record that was seen: closed when complete
+	finished    []bool          // new entries whose attributes are set
+	recorded    []bool
+	hints       *hints  // set by the decoder before the first job
+	sizes       []int64 // of new files with a record, written by the decoder
+	written     atomic.Int64
+	shared      atomic.Int64
+	done        atomic.Int64
+	mu          sync.Mutex // serialises progress, and guards:
+	buffers     [][]byte   // for objects
 }
 
 const inFlight = 8 << 20
 
 func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *applier {
 	a := &applier{base: base, stage: s, olds: s.olds, news: s.news, jobs: o.Jobs, progress: o.Progress,
-		total: m.Apply.NewData, limit: m.Apply.NewData, sem: semaphore.NewWeighted(inFlight), objects: semaphore.NewWeighted(maxObject)}
+		total: m.Apply.NewData, limit: m.Apply.NewData, sem: semaphore.NewWeighted(inFlight), objectLimit: objectLimit(m.Apply.Memory)}
+	a.objects = semaphore.NewWeighted(a.objectLimit)
 	if a.jobs <= 0 {
 		a.jobs = runtime.GOMAXPROCS(0)
 	}
@@ -238,7 +240,7 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	}
 	if j.rec.inMemory() {
 		// Here and not by the worker: the order of decoding keeps this from blocking for good.
-		if j.held = max(0, total) + size; j.rec.sources[0].new || j.held > maxObject {
+		if j.held = max(0, total) + size; j.rec.sources[0].new || j.held > a.objectLimit {
 			return damaged("an object of %d bytes", j.held)
 		}
 		if err := a.objects.Acquire(ctx, j.held); err != nil {

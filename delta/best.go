@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"math"
 
+	"github.com/btrovl/btrovl/delta/exe"
 	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
@@ -97,7 +98,14 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 		best = math.MaxInt64
 	}
 	for _, c := range cands {
-		actions, head, object, err := diffObject(ctx, m.hints, data, c.data)
+		small := int64(len(data)+len(c.data)) <= objectLimit(m.o.Memory)
+		var actions []action
+		var head int64
+		var object bool
+		var err error
+		if small {
+			actions, head, object, err = diffObject(ctx, m.hints, data, c.data)
+		}
 		if err == nil && !object {
 			actions, err = diffFile(ctx, data, c.data)
 		}
@@ -109,15 +117,14 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 		if object {
 			way = methodObject
 		}
-		moved, movedHead, moves, ok, err := diffProgram(ctx, data, c.data)
-		if err != nil {
-			return err
-		}
-		if ok {
-			if k := m.cost(moved) + int64(4*len(moves)); k < n {
-				n, way, actions, head = k, methodProgram, moved, movedHead
-			} else {
-				moves = nil
+		var moves []exe.Move
+		if small && !object {
+			moved, movedHead, along, ok, err := diffProgram(ctx, data, c.data)
+			if err != nil {
+				return err
+			}
+			if k := m.cost(moved) + int64(4*len(along)); ok && k < n {
+				n, way, actions, head, moves = k, methodProgram, moved, movedHead, along
 			}
 		}
 		if n >= best {

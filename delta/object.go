@@ -41,8 +41,16 @@ const (
 
 type span struct{ from, to int64 }
 
-// maxObject bounds what is held in memory for one object: source and content.
-const maxObject = 40 << 20
+// maxObject bounds what is held in memory for objects, source and content, with
+// DefaultMemory; objectLimit for any memory that a manifest states.
+const maxObject = DefaultMemory / 16 * 5
+
+func objectLimit(memory int64) int64 {
+	if memory <= 0 {
+		return maxObject
+	}
+	return min(memory/16*5, maxObject)
+}
 
 // objectHead returns where the head of an object begins, or ok false for what cannot travel as one.
 func objectHead(b []byte) (int64, bool) {
