@@ -59,10 +59,8 @@ bench-delta: build ## bundles beside btrfs send, ostree, zstd --patch-from, bsdi
 	integration/bench-delta.sh $(PAIRS)
 
 FUZZTIME ?= 60s
-fuzz: ## every fuzz target for FUZZTIME
-	@for f in $$(grep -rl '^func Fuzz' --include=*_test.go .); do d=$$(dirname $$f); \
-	  for n in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
-	    echo "== $$d $$n"; $(GO) test -run '^$$' -fuzz "^$$n\$$" -fuzztime $(FUZZTIME) $$d || exit 1; done; done
+fuzz: ## every fuzz target for FUZZTIME (FUZZ=pattern picks some)
+	@GO='$(GO)' FUZZTIME=$(FUZZTIME) integration/fuzz.sh $(FUZZ)
 
 cross: ## static binaries for amd64, arm64 and ARMv6
 	GOARCH=amd64 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BUILD)/btrovl-amd64 ./cmd/btrovl
