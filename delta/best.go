@@ -28,7 +28,7 @@ func (m *maker) best(ctx context.Context, i int, f *made) error {
 	if m.copyOf(i, f) {
 		return nil
 	}
-	cands, err := m.candidates(i, data)
+	cands, err := m.candidates(ctx, i, data)
 	if err != nil {
 		return err
 	}
@@ -67,18 +67,40 @@ type candidate struct {
 	data  []byte
 }
 
-func (m *maker) candidates(i int, data []byte) ([]candidate, error) {
+func (m *maker) candidates(ctx context.Context, i int, data []byte) ([]candidate, error) {
 	var c []candidate
-	for _, k := range m.match.byPath(m.news.entries[i].path, 2) {
-		b, err := m.olds.content(k)
-		if err != nil {
-			return nil, err
+	add := func(k int, why string) error {
+		for _, have := range c {
+			if have.index == k {
+				return nil
+			}
 		}
+		b, err := m.olds.content(k)
+		if err == nil {
+			c = append(c, candidate{k, why, b})
+		}
+		return err
+	}
+	for _, k := range m.match.byPath(m.news.entries[i].path, 2) {
 		why := "path with other numbers"
 		if m.olds.entries[k].path == m.news.entries[i].path {
 			why = "same path"
 		}
-		c = append(c, candidate{k, why, b})
+		if err := add(k, why); err != nil {
+			return nil, err
+		}
+	}
+	if len(c) > 0 || len(data) < 1<<10 {
+		return c, nil
+	}
+	alike, err := m.match.sketches.alike(ctx, m.olds, data, 2)
+	if err != nil {
+		return nil, err
+	}
+	for _, k := range alike {
+		if err := add(k, "similar content"); err != nil {
+			return nil, err
+		}
 	}
 	return c, nil
 }

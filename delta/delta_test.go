@@ -90,6 +90,7 @@ func oldTree(b builder) {
 	b.must(os.Chmod(b.path("usr/bin/suid"), unix.S_ISUID|0o755))
 	b.must(os.Chmod(b.path("usr/bin/suid"), os.ModeSetuid|0o755))
 	b.file("usr/share/doc/changelog.gz", zip(b.t, words(5, 60000)))
+	b.file("usr/bin/alpha", words(11, 50000))
 	b.file("etc/touched", []byte("touched"))
 	b.file("etc/becomes-dir", []byte("x"))
 	b.file("etc/becomes-link", []byte("y"))
@@ -117,6 +118,7 @@ func newTree(b builder) {
 	b.file("usr/bin/suid", edit(noise(4, 5000), 4000, "!"))
 	b.must(os.Chmod(b.path("usr/bin/suid"), os.ModeSetuid|0o711))
 	b.file("usr/share/doc/changelog.gz", zip(b.t, edit(words(5, 60000), 300, "new entry")))
+	b.file("usr/sbin/renamed-and-edited", edit(words(11, 50000), 20000, "edited"))
 	b.file("etc/touched", []byte("touched"))
 	b.must(os.Chtimes(b.path("etc/touched"), epoch, epoch.Add(1e9)))
 	b.file("etc/becomes-dir/inside", []byte("x"))
@@ -272,6 +274,9 @@ func TestRoundTrip(t *testing.T) {
 				methods := map[string]int{}
 				for _, f := range report.Files {
 					methods[f.Method]++
+					if f.Path == "usr/sbin/renamed-and-edited" && (f.Source != "usr/bin/alpha" || f.Bytes > 200) {
+						t.Errorf("%+v", f)
+					}
 				}
 				for _, m := range []string{"copy", "patch", "whole", "object", "recompress", "empty"} {
 					if methods[m] == 0 {

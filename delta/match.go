@@ -12,11 +12,11 @@ import (
 // A matcher proposes old files that a new file may have come from. It only
 // proposes: what is used is decided by size.
 type matcher struct {
-	olds    *inventory
-	bySum   map[tree.Sum][]int
-	byShape map[string][]int // path with its numbers made equal
-	byName  map[string][]int // the same of the last component, with its directory's last
-	byLook  map[uint64][]int // content features, see sketch.go
+	olds     *inventory
+	bySum    map[tree.Sum][]int
+	byShape  map[string][]int // path with its numbers made equal
+	byName   map[string][]int // the same of the last component, with its directory's last
+	sketches sketches
 }
 
 func newMatcher(olds *inventory) *matcher {
