@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+
+	"aead.dev/minisign"
 )
 
 // Signer signs a manifest and returns the text of a .minisig file.
@@ -36,6 +38,12 @@ func Create(w io.Writer, m *Manifest, payload io.ReaderAt, size int64, s Signer)
 	signature, err := s.SignManifest(manifest)
 	if err != nil {
 		return 0, fmt.Errorf("cannot sign the bundle: %w", err)
+	}
+	var by minisign.Signature
+	if by.UnmarshalText(signature) == nil {
+		if err := m.CheckKeys(formatID(by.KeyID)); err != nil {
+			return 0, fmt.Errorf("cannot sign the bundle: %w", err)
+		}
 	}
 	if err := writeFront(w, manifest, signature); err != nil {
 		return 0, err

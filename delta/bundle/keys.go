@@ -2,6 +2,8 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +19,7 @@ import (
 
 // A key directory holds, one file each, the keys that are trusted (NAME.pub, as
 // minisign writes them) and the ids that never are again (ID.revoked, its content
-// says why). A revocation in one directory holds for all.
+// says why; see trust.go). A revocation in one directory holds for all.
 const (
 	publicSuffix  = ".pub"
 	revokedSuffix = ".revoked"
@@ -36,14 +38,14 @@ type Key struct {
 // Keyring is the set of keys whose bundles are accepted.
 type Keyring struct {
 	keys    []Key
-	revoked map[string]string // id → why
+	revoked map[string]revocation // by id
 }
 
 // LoadKeyring reads key directories. One that does not exist is empty. A file
 // that cannot be read or parsed is an error: a key or a revocation must not
 // vanish silently.
 func LoadKeyring(dirs ...string) (*Keyring, error) {
-	k := &Keyring{revoked: make(map[string]string)}
+	k := &Keyring{revoked: make(map[string]revocation)}
 	for _, dir := range dirs {
 		names, err := os.ReadDir(dir)
 		if errors.Is(err, os.ErrNotExist) {
@@ -63,7 +65,7 @@ func LoadKeyring(dirs ...string) (*Keyring, error) {
 				if id, err = parseID(strings.TrimSuffix(e.Name(), revokedSuffix)); err == nil {
 					var why []byte
 					if why, err = readSmall(path); err == nil {
-						k.Revoke(id, strings.TrimSpace(string(why)))
+						k.revoke(id, parseRevocation(why))
 					}
 				}
 			}
@@ -96,10 +98,7 @@ func (k *Keyring) Add(name, path string, text []byte) error {
 
 // Revoke takes the trust from a key id, whether the keyring has the key or not.
 func (k *Keyring) Revoke(id, why string) {
-	if k.revoked == nil {
-		k.revoked = make(map[string]string)
-	}
-	k.revoked[strings.ToUpper(id)] = why
+	k.revoke(strings.ToUpper(id), revocation{why: why})
 }
 
 // Keys lists the keyring by id.
@@ -123,17 +122,20 @@ func (k *Keyring) trusted() []string {
 	return ids
 }
 
-// verify returns the id of the trusted key that signed the message.
+// verify returns the id of the trusted key that signed the message. Both kinds of
+// minisign's signatures are accepted, prehashed and legacy: what is signed is bounded
+// and in memory, and a prehashed signature passed off as a legacy one would be over 64
+// bytes that are no manifest.
 func (k *Keyring) verify(message, signature []byte) (string, error) {
 	var s minisign.Signature
 	if err := s.UnmarshalText(signature); err != nil {
 		return "", &SignatureError{Reason: "it is not a minisign signature", Trusted: k.trusted()}
 	}
 	id := formatID(s.KeyID)
-	if why, ok := k.revoked[id]; ok {
+	if r, ok := k.revoked[id]; ok && r.except != hexSum(message) {
 		reason := "the key is revoked"
-		if why != "" {
-			reason += fmt.Sprintf(" (%.200q)", why)
+		if r.why != "" {
+			reason += fmt.Sprintf(" (%.200q)", r.why)
 		}
 		return "", &SignatureError{KeyID: id, Reason: reason, Trusted: k.trusted()}
 	}
@@ -154,7 +156,8 @@ func (k *Keyring) verify(message, signature []byte) (string, error) {
 	return "", &SignatureError{KeyID: id, Reason: "the key is not trusted", Trusted: k.trusted()}
 }
 
-// TrustKey durably adds a public key to a key directory and returns its entry.
+// TrustKey durably adds a public key to a key directory and returns its entry. It
+// replaces no other key; the error is an os.ErrExist then.
 func TrustKey(dir, name string, text []byte) (*Key, error) {
 	pub, err := parsePublic(text)
 	if err != nil {
@@ -164,6 +167,15 @@ func TrustKey(dir, name string, text []byte) (*Key, error) {
 		return nil, fmt.Errorf("%q cannot name a key", name)
 	}
 	key := &Key{ID: formatID(pub.ID()), Name: name, Path: filepath.Join(dir, name+publicSuffix), public: pub}
+	if text, err := readSmall(key.Path); err == nil {
+		have, err := parsePublic(text)
+		if err == nil && have.Equal(pub) {
+			return key, nil
+		}
+		return nil, fmt.Errorf("%s holds another key: %w", key.Path, os.ErrExist)
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
 	out, err := pub.MarshalText()
 	if err != nil {
 		return nil, err
@@ -184,12 +196,20 @@ func RevokeKey(dir, id, why string) error {
 // that a power cut takes back would be none.
 func writeKeyFile(path string, data []byte, mode os.FileMode) error {
 	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	err := os.Mkdir(dir, 0o755)
+	if err == nil {
+		err = syncDir(filepath.Dir(dir))
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
 	if err := renameio.WriteFile(path, data, mode); err != nil {
 		return err
 	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -224,6 +244,11 @@ func parsePublic(text []byte) (minisign.PublicKey, error) {
 		return pub, errors.New("not a minisign public key")
 	}
 	return pub, nil
+}
+
+func hexSum(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
 }
 
 func formatID(id uint64) string { return fmt.Sprintf("%016X", id) }

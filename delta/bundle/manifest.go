@@ -127,17 +127,8 @@ func (m *Manifest) check() error {
 	if b, err := hex.DecodeString(m.Payload.First); err != nil || len(b) != 32 {
 		return errors.New("the first chunk's hash is not a SHA-256")
 	}
-	for _, id := range m.RevokeKeys {
-		if _, err := parseID(id); err != nil {
-			return err
-		}
-	}
-	for _, k := range m.AddKeys {
-		if _, err := parsePublic([]byte(k)); err != nil {
-			return err
-		}
-	}
-	return nil
+	_, _, err := m.keyChanges()
+	return err
 }
 
 // checkText keeps control characters out of what a terminal will show.

@@ -43,6 +43,11 @@ func NewReader(r io.Reader, keys *Keyring) (*Reader, error) {
 	if err != nil {
 		return nil, err
 	}
+	if keys != nil {
+		if err := keys.checkAfter(m, signer); err != nil {
+			return nil, err
+		}
+	}
 	br := &Reader{r: r, manifest: m, signer: signer, front: manifest,
 		offset: int64(headerSize + len(manifest) + len(signature)), left: m.Payload.Size}
 	if _, err := hex.Decode(br.want[:], []byte(m.Payload.First)); err != nil {
