@@ -77,7 +77,7 @@ func Find(p *subvolumes.Pool, overlay, name string) (subvolumes.BackupInfo, erro
 		known = append(known, b.Name)
 	}
 	if name == "" {
-		name = overlay
+		return subvolumes.BackupInfo{}, &subvolumes.UnknownError{Kind: "backup of overlay", Name: overlay, Known: known}
 	}
 	return subvolumes.BackupInfo{}, &subvolumes.UnknownError{Kind: "backup", Name: name, Known: known}
 }

@@ -69,7 +69,7 @@ func TestBackupNames(t *testing.T) {
 		t.Errorf("a backup was made all the same: %v %v", list, err)
 	}
 	_, err = Restore(t.Context(), d.w, "data", "")
-	if unknown, ok := errors.AsType[*subvolumes.UnknownError](err); !ok || unknown.Kind != "backup" {
+	if unknown, ok := errors.AsType[*subvolumes.UnknownError](err); !ok || unknown.Kind != "backup of overlay" {
 		t.Errorf("restore without a backup: %v", err)
 	}
 	all, err := Backup(t.Context(), d.w, nil)

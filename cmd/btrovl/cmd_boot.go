@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/subvolumes"
 )
@@ -58,6 +59,9 @@ func (a *app) boot(ctx context.Context, o mountOptions) error {
 	} else if choice.Trial {
 		a.say("deployment %d is on trial, %s left after this one", choice.Deployment.ID, plural(choice.TriesLeft, "try", "tries"))
 	}
+	if err := keepProc(); err != nil {
+		a.warn("%v", err)
+	}
 	err = a.mount(ctx, o)
 	if code, _ := explain(err); err != nil && choice.Trial && code != codeMountpoint && ctx.Err() == nil {
 		if choice, err = a.giveUp(ctx, choice, err); err == nil {
@@ -69,6 +73,26 @@ func (a *app) boot(ctx context.Context, o mountOptions) error {
 	}
 	d := choice.Deployment
 	return a.report(bootReport{d.ID, d.Base, choice.Trial, choice.TriesLeft, choice.FellBack}, nil)
+}
+
+// keepProc makes /proc stay where the daemon finds it. An initramfs moves its /proc
+// into the new root, while the daemon's root directory stays the initramfs, and a view
+// needs /proc: some calls take a descriptor only as /proc/self/fd/N, and a switch must
+// know what is mounted below the view. So a second one is put above it: that one is
+// moved, the one beneath stays. (integration/boottest: without it systemd's private
+// directories cannot be made.)
+func keepProc() error {
+	var st unix.Statfs_t
+	if err := unix.Statfs("/", &st); err != nil {
+		return fmt.Errorf("cannot tell whether this is an initramfs: %w", err)
+	}
+	if st.Type != unix.RAMFS_MAGIC && st.Type != unix.TMPFS_MAGIC {
+		return nil
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("cannot keep /proc for the view's process: %w", err)
+	}
+	return nil
 }
 
 // giveUp ends a trial that cannot be mounted.

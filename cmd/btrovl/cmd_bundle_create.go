@@ -24,7 +24,7 @@ scratch copy and the result's digest compared before it is signed.`,
 		}, cobra.NoArgs,
 		func(ctx context.Context, args []string) (err error) {
 			if f.to == "" || f.key == "" || f.output == "" {
-				return usagef("--to, --key and --output are needed")
+				return &usageError{msg: "bundle create: --to, --key and --output are needed", use: "btrovl bundle create --help"}
 			}
 			pr, err := a.progress("bundle create")
 			if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -39,7 +40,7 @@ func (a *app) bundleInfoCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := fence(); err != nil {
+			if err := fence(fenced{}); err != nil {
 				return err
 			}
 			br, err := in.bundle(ring)
@@ -78,8 +79,11 @@ func (r bundleReport) text(w io.Writer) {
 	fmt.Fprintf(w, "counter\t%d\n", m.Counter)
 	fmt.Fprintf(w, "applying\twrites %s, in %s of memory; %s made or changed\n",
 		size(m.Apply.Written), size(m.Apply.Memory), plural(int(m.Apply.Files), "entry", "entries"))
-	if n := len(m.AddKeys) + len(m.RevokeKeys); n > 0 {
-		fmt.Fprintf(w, "keys\tadds %d, revokes %d\n", len(m.AddKeys), len(m.RevokeKeys))
+	for _, id := range m.AddedKeys() {
+		fmt.Fprintf(w, "adds key\t%s\n", id)
+	}
+	for _, id := range m.RevokeKeys {
+		fmt.Fprintf(w, "revokes key\t%s\n", strings.ToUpper(id))
 	}
 	if m.CreatedBy != "" {
 		fmt.Fprintf(w, "made by\t%s\n", m.CreatedBy)

@@ -41,7 +41,7 @@ func (a *app) bundleVerifyCmd() *cobra.Command {
 				return err
 			}
 			defer func() { pr.finish(err) }()
-			if err := fence(); err != nil {
+			if err := fence(fenced{}); err != nil {
 				return err
 			}
 			br, err := in.bundle(ring)

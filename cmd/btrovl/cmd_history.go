@@ -22,11 +22,13 @@ type historyEntry struct {
 	Reason   string                  `json:"reason"`
 	Parent   int                     `json:"parent"` // what was active when it was made
 	Good     bool                    `json:"good"`
-	Roles    []string                `json:"roles"`
+	// its base's counter was too low, and --allow-downgrade was given
+	Downgrade bool     `json:"downgrade"`
+	Roles     []string `json:"roles"`
 }
 
 func newHistoryEntry(r *subvolumes.Record, d subvolumes.Deployment) historyEntry {
-	return historyEntry{d.ID, d.Base, append([]subvolumes.OverlayRef{}, d.Overlays...), d.Created, d.Reason, d.Parent, d.Good,
+	return historyEntry{d.ID, d.Base, append([]subvolumes.OverlayRef{}, d.Overlays...), d.Created, d.Reason, d.Parent, d.Good, d.Downgrade,
 		append([]string{}, r.Roles(d.ID)...)}
 }
 
@@ -51,8 +53,12 @@ func (a *app) historyCmd() *cobra.Command {
 						for _, o := range d.Overlays {
 							subs = append(subs, orDash(o.Subvolume))
 						}
+						reason := d.Reason
+						if d.Downgrade {
+							reason += " (downgrade allowed)"
+						}
 						fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", d.ID, d.Base, when(d.Created),
-							orDash(strings.Join(d.Roles, ", ")), orDash(strings.Join(subs, " ")), d.Reason)
+							orDash(strings.Join(d.Roles, ", ")), orDash(strings.Join(subs, " ")), reason)
 					}
 					for _, f := range slices.Backward(fallbacks) {
 						fmt.Fprintf(w, "fell back\tfrom %d to %d\t%s\t\t\t%s\n", f.Deployment, f.To, when(f.Time), f.Reason)

@@ -137,6 +137,9 @@ func (a *app) keyRevokeCmd() *cobra.Command {
 					known = append(known, k.ID)
 					found = found || strings.EqualFold(k.ID, args[0])
 				}
+				if len(args[0]) != 16 {
+					return coded(codeUnknown, fmt.Errorf("%q is not a key id (16 hex digits)", args[0]), "known: "+orDash(strings.Join(known, ", ")))
+				}
 				_, revoked := keyDirs(p)
 				if err := bundle.RevokeKey(revoked, args[0], reason); err != nil {
 					return coded(codeUnknown, err, "known: "+orDash(strings.Join(known, ", ")))

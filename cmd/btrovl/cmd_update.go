@@ -82,6 +82,9 @@ type updateReport struct {
 	Written int64  `json:"written"`       // bytes written to the new base
 	Shared  int64  `json:"shared"`        // bytes that it shares with other files
 	Changed int    `json:"changed_paths"` // paths that differ from the base before
+
+	AddedKeys   []string `json:"added_keys"` // ids that the bundle brought
+	RevokedKeys []string `json:"revoked_keys"`
 }
 
 func (a *app) dryRunText(r updateReport, fits bool) {

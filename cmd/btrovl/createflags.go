@@ -48,12 +48,18 @@ func (f *createFlags) options(ctx context.Context) (delta.MakeOptions, error) {
 		o.AddKeys = append(o.AddKeys, line)
 	}
 	key, err := f.signer(ctx)
+	if err != nil {
+		return o, err
+	}
 	o.Sign = key
-	return o, err
+	if err := (&bundle.Manifest{AddKeys: o.AddKeys, RevokeKeys: o.RevokeKeys}).CheckKeys(key.ID()); err != nil {
+		return o, coded(codeUsage, err, "bring the next key with: --add-key next.pub")
+	}
+	return o, nil
 }
 
 // signer reads the secret key and, if it is encrypted, its password.
-func (f *createFlags) signer(ctx context.Context) (bundle.Signer, error) {
+func (f *createFlags) signer(ctx context.Context) (*bundle.PrivateKey, error) {
 	locked, err := bundle.Encrypted(f.key)
 	if err != nil {
 		return nil, coded(codeUsage, fmt.Errorf("cannot read the key: %w", err), "make one with: btrovl bundle keygen NAME")

@@ -125,7 +125,7 @@ func (a *app) switchedText(list []switched) {
 	for _, s := range list {
 		switch {
 		case s.Switched:
-			a.say("switched %s: %s, requests waited %.1f ms", s.Mountpoint, plural(s.Changed, "path differs", "paths differ"), s.PausedMS)
+			a.say("switched %s: %s, requests waited %.2f ms", s.Mountpoint, plural(s.Changed, "path differs", "paths differ"), s.PausedMS)
 		case s.err == nil:
 			a.say("not switched %s: %s", s.Mountpoint, s.Reason)
 		}

@@ -166,11 +166,14 @@ func explain(err error) (code int, hints []string) {
 	case errors.As(err, &inUse):
 		return codeBusy, nil
 	case errors.As(err, &space):
-		return codeSpace, []string{"see what can go: btrovl gc --dry-run; btrovl backup list"}
+		return codeSpace, []string{fmt.Sprintf("%s needed, %s free", size(int64(space.Need)), size(int64(space.Free))),
+			"see what can go: btrovl gc --dry-run; btrovl backup list"}
 	case errors.As(err, &sig):
 		return codeSignature, signatureHint(sig.Trusted)
 	case errors.As(err, &damage):
 		return codeDamage, []string{"fetch the file again and compare its checksum with the vendor's; nothing was applied"}
+	case errors.As(err, &newer) && newer.Have == 0:
+		return codeDamage, []string{"a bundle is what \"btrovl bundle create\" writes"}
 	case errors.As(err, &newer):
 		return codeBundleFormat, []string{"update btrovl first"}
 	case errors.As(err, &base):
@@ -203,7 +206,10 @@ func kindOf(code int) string {
 
 // unknownHint says how there comes to be one where there is none.
 func unknownHint(e *subvolumes.UnknownError) []string {
-	if len(e.Known) > 0 {
+	switch {
+	case e.Kind == "deployment" && len(e.Known) > 0:
+		return []string{"see what each is: btrovl history"}
+	case len(e.Known) > 0:
 		return nil // the message lists them
 	}
 	switch e.Kind {
@@ -213,7 +219,7 @@ func unknownHint(e *subvolumes.UnknownError) []string {
 		return []string{"define one: btrovl overlay add NAME --path PATH"}
 	case "deployment":
 		return []string{"the first mount makes one: btrovl mount MOUNTPOINT"}
-	case "backup":
+	case "backup", "backup of overlay":
 		return []string{"make one: btrovl backup create"}
 	}
 	return nil

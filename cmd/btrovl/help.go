@@ -26,7 +26,7 @@ func usage(w io.Writer, c *cobra.Command) {
 	if c.HasSubCommands() {
 		fmt.Fprintf(w, "  %s COMMAND\n", c.CommandPath())
 	} else {
-		fmt.Fprintf(w, "  %s\n", c.UseLine())
+		fmt.Fprintf(w, "  %s\n", useLine(c))
 	}
 	if c.Example != "" {
 		fmt.Fprintf(w, "\nExamples:\n%s\n", c.Example)
@@ -82,10 +82,10 @@ func flagText(f *pflag.FlagSet) string {
 		}
 		name = "  " + strings.TrimRight(name+" "+arg, " ")
 		lines := strings.Split(wrap(text, 54), "\n")
-		fmt.Fprintf(&b, "%-24s", name)
 		if len(name) > 22 {
-			fmt.Fprintf(&b, "\n%-24s", "")
+			name += "\n" + strings.Repeat(" ", 24)
 		}
+		fmt.Fprintf(&b, "%-24s", name)
 		fmt.Fprintf(&b, "%s\n", strings.Join(lines, "\n"+strings.Repeat(" ", 24)))
 	})
 	return b.String()

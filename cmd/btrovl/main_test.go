@@ -143,19 +143,24 @@ func jsonPath(text, path string) (any, error) {
 }
 
 // scriptNobody runs the program as an unprivileged user, from a copy that such a
-// user can reach.
+// user can reach. A process of its own makes the copy: a descriptor that this one
+// has open for writing could be inherited by a script that starts meanwhile, and
+// the copy could not be run ("text file busy").
 func scriptNobody(t *testing.T) func(*testscript.TestScript, bool, []string) {
+	dir := testenv.Dir(t)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "btrovl")
 	return func(ts *testscript.TestScript, neg bool, args []string) {
-		dir := testenv.Dir(t)
-		exe, err := os.Executable()
-		ts.Check(err)
-		b, err := os.ReadFile(exe)
-		ts.Check(err)
-		ts.Check(os.WriteFile(filepath.Join(dir, "btrovl"), b, 0o755))
-		argv := append([]string{"--reuid", "65534", "--regid", "65534", "--clear-groups", filepath.Join(dir, "btrovl")}, args[2:]...)
 		if len(args) < 3 || args[1] != "btrovl" {
 			ts.Fatalf("usage: nobody N btrovl ARG…")
 		}
-		scriptCode(ts, neg, append([]string{args[0], "setpriv"}, argv...))
+		if _, err := os.Stat(program); err != nil {
+			ts.Check(exec.Command("install", "-m", "755", exe, program).Run())
+		}
+		argv := []string{args[0], "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", program}
+		scriptCode(ts, neg, append(argv, args[2:]...))
 	}
 }

@@ -18,7 +18,7 @@ func manPage(w io.Writer, c *cobra.Command) {
 		}
 	}
 	fmt.Fprintf(w, ".SH NAME\n%s \\- %s\n", roff(name), roff(c.Short))
-	section("SYNOPSIS", c.UseLine())
+	section("SYNOPSIS", useLine(c))
 	section("DESCRIPTION", c.Long)
 	section("OPTIONS", flagText(c.NonInheritedFlags()))
 	section("COMMON OPTIONS", flagText(c.InheritedFlags()))

@@ -91,7 +91,7 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 			return unknownCommand(c, args[0])
 		}
 		if err := check(c, args); err != nil {
-			return &usageError{msg: fmt.Sprintf("%s: %s", title(c), argsProblem(args)), use: c.UseLine()}
+			return &usageError{msg: fmt.Sprintf("%s: %s", title(c), argsProblem(args)), use: useLine(c)}
 		}
 		return nil
 	}
@@ -106,6 +106,11 @@ func argsProblem(args []string) string {
 		return fmt.Sprintf("%q is not what it takes", args[0])
 	}
 	return fmt.Sprintf("%d arguments (%s) are not what it takes", len(args), strings.Join(args, " "))
+}
+
+// useLine is how a command is called.
+func useLine(c *cobra.Command) string {
+	return strings.Replace(c.UseLine(), "[flags]", "[OPTIONS]", 1)
 }
 
 // title is the command's name for messages, which begin with btrovl anyway.

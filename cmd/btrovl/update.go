@@ -13,10 +13,10 @@ import (
 
 // update is one run of "btrovl update". Its order is the promise:
 //
-//	signature → device → base → space → stage → apply → digest (seal)
+//	fence → signature → device → base → space → stage → apply → digest (seal)
 //	→ keys → freeze → commit → switch → thaw → report
 //
-// Everything before the commit leaves the pool as it was.
+// Everything before the commit leaves the deployments as they were.
 type update struct {
 	*app
 	updateFlags
@@ -40,7 +40,7 @@ func (u *update) run(ctx context.Context) error {
 	}
 	m := u.br.Manifest()
 	if d := u.record.Active(); d != nil && d.Base == m.To.Version && u.report.Present {
-		if err := u.takeKeys(m); err != nil {
+		if err := u.takeKeys(); err != nil {
 			return err
 		}
 		return u.finish(u.record, []switched{}, fmt.Sprintf("base %s is active already; nothing to do", m.To.Version))
@@ -50,7 +50,7 @@ func (u *update) run(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := u.takeKeys(m); err != nil {
+	if err := u.takeKeys(); err != nil {
 		return err
 	}
 	return u.commit(ctx)
@@ -60,6 +60,13 @@ func (u *update) run(ctx context.Context) error {
 func (u *update) check() error {
 	ring, err := u.keyring(u.pool)
 	if err != nil {
+		return err
+	}
+	// A view may be mounted meanwhile: only what is there already can stay reachable.
+	if err := os.MkdirAll(socketDir(u.pool.ID()), 0o700); err != nil {
+		u.warn("cannot prepare %s: %v", runDir, err)
+	}
+	if err := fence(fenced{read: []string{runDir}, write: []string{u.pool.Dir()}}); err != nil {
 		return err
 	}
 	if u.br, err = u.in.bundle(ring); err != nil {
@@ -155,9 +162,6 @@ func (u *update) apply(ctx context.Context) error {
 	if err := u.space(); err != nil {
 		return err
 	}
-	if err := fence(u.pool.Dir(), runDir); err != nil {
-		return err
-	}
 	o := delta.ApplyOptions{Jobs: u.jobs, BaseVersion: u.report.From, Progress: u.progress.start("apply")}
 	from, err := u.openFrom()
 	if err != nil {
@@ -250,26 +254,21 @@ func (u *update) openFrom() (*os.File, error) {
 	return u.pool.OpenBase(u.report.From)
 }
 
-// takeKeys trusts and revokes what the signed manifest says. It comes before the
-// commit: a revocation must not wait for an update that a power cut ends.
-func (u *update) takeKeys(m *bundle.Manifest) error {
+// takeKeys trusts and revokes what the signed manifest says. The new base is sealed
+// then, and the deployment not yet committed: a revocation must not wait for an update
+// that a power cut ends, nor for mark-good. Rolling back does not bring a key back.
+func (u *update) takeKeys() error {
 	trusted, revoked := keyDirs(u.pool)
-	for _, k := range m.AddKeys {
-		ring := new(bundle.Keyring)
-		if err := ring.Add("", "", []byte(k)); err != nil {
-			return fmt.Errorf("cannot take a key from the bundle: %w", err)
-		}
-		key, err := bundle.TrustKey(trusted, ring.Keys()[0].ID, []byte(k))
-		if err != nil {
-			return fmt.Errorf("cannot take a key from the bundle: %w", err)
-		}
-		u.say("now trusted, as the bundle says: key %s", key.ID)
+	added, gone, err := u.br.TakeKeys(trusted, revoked, "revoked by bundle "+filepath.Base(u.in.name))
+	for _, id := range added {
+		u.say("trusted, as the bundle says: key %s", id)
 	}
-	for _, id := range m.RevokeKeys {
-		if err := bundle.RevokeKey(revoked, id, "revoked by bundle "+filepath.Base(u.in.name)); err != nil {
-			return fmt.Errorf("cannot revoke a key as the bundle says: %w", err)
-		}
+	for _, id := range gone {
 		u.say("revoked, as the bundle says: key %s", id)
+	}
+	u.report.AddedKeys, u.report.RevokedKeys = append([]string{}, added...), append([]string{}, gone...)
+	if err != nil {
+		return fmt.Errorf("cannot take the keys of %s: %w", u.in.name, err)
 	}
 	return nil
 }
