@@ -2,10 +2,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,7 +43,7 @@ func (a *app) keyAddCmd() *cobra.Command {
 		manual{
 			effect:  "Copies the public key into the pool's trusted.d. From then on bundles that it\nsigned are accepted. Adding a key twice changes nothing.",
 			durable: "the key is on stable storage when the command returns.",
-			exits:   poolExits(codeSignature),
+			exits:   poolExits(codeExists, codeSignature),
 			example: "btrovl key add vendor.pub",
 		}, cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
@@ -54,6 +57,9 @@ func (a *app) keyAddCmd() *cobra.Command {
 				}
 				trusted, _ := keyDirs(p)
 				key, err := bundle.TrustKey(trusted, name, text)
+				if errors.Is(err, fs.ErrExist) {
+					return coded(codeExists, err, "give it a name of its own: --name NAME")
+				}
 				if err != nil {
 					return coded(codeUsage, fmt.Errorf("%s: %w", args[0], err), "the public half is the file that ends in .pub")
 				}
@@ -82,6 +88,12 @@ type keyReport struct {
 	Revoked bool   `json:"revoked"`
 }
 
+// revokedReport is one revocation in "key list --json"; the key need not be here.
+type revokedReport struct {
+	ID  string `json:"id"`
+	Why string `json:"why"`
+}
+
 func (a *app) keyListCmd() *cobra.Command {
 	return a.reports(command("list", "List the keys that are trusted here",
 		manual{
@@ -103,7 +115,11 @@ func (a *app) keyListCmd() *cobra.Command {
 			for _, k := range ring.Keys() {
 				out = append(out, keyReport{k.ID, k.Name, k.Path, k.Revoked})
 			}
-			return a.report(map[string]any{"keys": out}, func(w io.Writer) {
+			revoked := []revokedReport{}
+			for _, r := range ring.Revocations() {
+				revoked = append(revoked, revokedReport(r))
+			}
+			return a.report(map[string]any{"keys": out, "revoked": revoked}, func(w io.Writer) {
 				fmt.Fprintln(w, "ID\tNAME\tSTATE\tFILE")
 				for _, k := range out {
 					state := "trusted"
@@ -111,6 +127,11 @@ func (a *app) keyListCmd() *cobra.Command {
 						state = "revoked"
 					}
 					fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", k.ID, k.Name, state, k.Path)
+				}
+				for _, r := range revoked {
+					if !slices.ContainsFunc(out, func(k keyReport) bool { return k.ID == r.ID }) {
+						fmt.Fprintf(w, "%s\t-\trevoked\t-\n", r.ID)
+					}
 				}
 			})
 		}))

@@ -95,6 +95,12 @@ func (m *Manifest) keyChanges() (add, revoke []string, err error) {
 
 var errOwnKey = errors.New("the bundle revokes the key that signed it and brings no other")
 
+// AddedKeys returns the ids of the keys that the manifest adds.
+func (m *Manifest) AddedKeys() []string {
+	add, _, _ := m.keyChanges() // a Reader has looked at them
+	return add
+}
+
 // CheckKeys refuses what a bundle signed by this key cannot do to keys: contradict
 // itself, or leave nobody to sign the next bundle.
 func (m *Manifest) CheckKeys(signer string) error {
