@@ -78,6 +78,18 @@ func zip(t testing.TB, b []byte) []byte {
 	return out
 }
 
+// archive packs files of a tree as an initrd does.
+func archive(b builder, names ...string) []byte {
+	b.t.Helper()
+	cmd := exec.Command(testenv.Command(b.t, "cpio"), "-o", "-H", "newc", "--quiet")
+	cmd.Dir, cmd.Stdin = b.root, strings.NewReader(strings.Join(names, "\n")+"\n")
+	out, err := cmd.Output()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return out
+}
+
 // oldTree and newTree differ in every way that trees can differ.
 func oldTree(b builder) {
 	lib := words(1, 300000)
@@ -97,7 +109,7 @@ func oldTree(b builder) {
 	b.file("etc/dir/gone", []byte("z"))
 	b.file("etc/empty", nil)
 	b.file("etc/grows", words(6, 5000))
-	b.file("var/big", noise(7, 3<<20))
+	b.file("var/big", noise(7, 1100<<10))
 	b.must(os.Symlink("same", b.path("usr/bin/link")))
 	b.must(os.Link(b.path("usr/bin/same"), b.path("usr/bin/hard1")))
 	b.must(os.Link(b.path("usr/bin/same"), b.path("usr/bin/hard2")))
@@ -127,9 +139,10 @@ func newTree(b builder) {
 	b.must(os.MkdirAll(b.path("etc/dir"), 0o755))
 	b.file("etc/empty", nil)
 	b.file("etc/grows", append(words(6, 5000), words(8, 200000)...))
-	big := noise(7, 3<<20)
-	copy(big[1<<20:], "changed in the middle")
+	big := noise(7, 1100<<10)
+	copy(big[600<<10:], "changed in the middle")
 	b.file("var/big", big)
+	b.file("boot/initrd.img", zip(b.t, archive(b, "var/big", "etc/grows", "etc/touched")))
 	b.file("var/fresh", words(9, 40000))
 	b.file("var/random", noise(10, 20000))
 	b.must(os.Symlink("suid", b.path("usr/bin/link")))
@@ -275,6 +288,9 @@ func TestRoundTrip(t *testing.T) {
 				for _, f := range report.Files {
 					methods[f.Method]++
 					if f.Path == "usr/sbin/renamed-and-edited" && (f.Source != "usr/bin/alpha" || f.Bytes > 200) {
+						t.Errorf("%+v", f)
+					}
+					if f.Path == "boot/initrd.img" && (f.Method != "recompress" || f.Bytes > 5000) {
 						t.Errorf("%+v", f)
 					}
 				}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/btrovl/btrovl/delta/bsdiff"
 	"github.com/btrovl/btrovl/delta/bundle"
+	"github.com/btrovl/btrovl/delta/redeflate"
 	"github.com/btrovl/btrovl/subvolumes/tree"
 )
 
@@ -273,7 +274,7 @@ func (m *maker) contents(ctx context.Context) error {
 }
 
 // order returns the new files that need a record: by path, so that alike files are
-// neighbours, with archives last, because their members are files that then exist.
+// neighbours; but first those that are members of archives, and then the archives.
 func (m *maker) order() []int {
 	var first, last []int
 	for i := range m.news.entries {
@@ -290,17 +291,46 @@ func (m *maker) order() []int {
 			first = append(first, i)
 		}
 	}
-	order := append(first, last...)
-	m.early = make(map[int]bool, len(first))
+	// What archives hold comes first, so that a device can compress them while it makes the rest.
+	held := m.heldBy(last)
+	var inside, others []int
+	m.early = make(map[int]bool)
 	for _, i := range first {
-		m.early[i] = true
+		if held[m.news.sums[i]] {
+			inside = append(inside, i)
+			m.early[i] = true
+		} else {
+			others = append(others, i)
+		}
 	}
+	order := append(append(inside, last...), others...)
 	for _, i := range order {
 		if _, ok := m.newBySum[m.news.sums[i]]; !ok {
 			m.newBySum[m.news.sums[i]] = i
 		}
 	}
 	return order
+}
+
+// heldBy returns the digests of all members of archives.
+func (m *maker) heldBy(archives []int) map[tree.Sum]bool {
+	held := make(map[tree.Sum]bool)
+	for _, i := range archives {
+		data, err := m.news.content(i)
+		if err != nil {
+			continue // reading it will fail again, and be reported
+		}
+		u := m.unpack(data)
+		if u == nil {
+			continue
+		}
+		for _, s := range u.Segments {
+			if s.Kind == redeflate.Member && s.Length > 0 {
+				held[tree.Sum(sha256.Sum256(u.Plain[s.Offset:s.Offset+s.Length]))] = true
+			}
+		}
+	}
+	return held
 }
 
 // archive guesses from its first bytes whether a file is large and holds others.
