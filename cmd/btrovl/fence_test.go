@@ -150,9 +150,9 @@ func TestFencedProcess(t *testing.T) {
 		try  func() error
 	}{
 		{"create", func() error { return os.WriteFile(filepath.Join(pool, "a/x"), []byte("x"), 0o600) }},
-		"link": func() error { return os.Link(filepath.Join(pool, "a/x"), filepath.Join(pool, "b/x")) },
+		{"link", func() error { return os.Link(filepath.Join(pool, "a/x"), filepath.Join(pool, "b/x")) }},
 		{"rename", func() error { return os.Rename(filepath.Join(pool, "b/x"), filepath.Join(pool, "a/y")) }},
-		"fifo": func() error { return unix.Mkfifo(filepath.Join(pool, "a/fifo"), 0o600) },
+		{"fifo", func() error { return unix.Mkfifo(filepath.Join(pool, "a/fifo"), 0o600) }},
 		{"mounts", func() error { return open("/proc/self/mountinfo", os.O_RDONLY) }},
 		{"by /proc", func() error {
 			return open(fmt.Sprintf("/proc/self/fd/%d/a/y", handle.Fd()), os.O_RDONLY)
