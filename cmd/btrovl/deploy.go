@@ -36,7 +36,7 @@ type switched struct {
 	Mountpoint string  `json:"mountpoint"`
 	PID        int     `json:"pid"`
 	Switched   bool    `json:"switched"`
-	Changed    int     `json:"changed"`   // files and directories
+	Changed    int     `json:"changed"`   // names, contents and listings that the kernel had cached
 	PausedMS   float64 `json:"paused_ms"` // how long requests waited
 	TotalMS    float64 `json:"total_ms"`
 	Reason     string  `json:"reason,omitempty"` // why it was not switched
@@ -125,7 +125,7 @@ func (a *app) switchedText(list []switched) {
 	for _, s := range list {
 		switch {
 		case s.Switched:
-			a.say("switched %s: %s, requests waited %.2f ms", s.Mountpoint, plural(s.Changed, "path differs", "paths differ"), s.PausedMS)
+			a.say("switched %s: %s changed, requests waited %.2f ms", s.Mountpoint, plural(s.Changed, "cached path", "cached paths"), s.PausedMS)
 		case s.err == nil:
 			a.say("not switched %s: %s", s.Mountpoint, s.Reason)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -44,7 +45,25 @@ func (t *makeTrees) open(ctx context.Context, f createFlags, o *delta.MakeOption
 	if t.pool == nil {
 		return nil
 	}
-	// On the pool's btrfs the trial run costs reflinks only.
+	return t.scratch(o)
+}
+
+// scratchPrefix begins the name of a directory in the pool in which a bundle is
+// tried out. It is removed afterwards. A killed command leaves it behind, unlocked,
+// and the next one removes it.
+const scratchPrefix = "scratch."
+
+// scratch makes a place on the pool's btrfs, where the trial run costs reflinks only.
+func (t *makeTrees) scratch(o *delta.MakeOptions) error {
+	left, _ := filepath.Glob(filepath.Join(t.pool.Dir(), scratchPrefix+"*"))
+	for _, dir := range left {
+		if f, err := os.Open(dir); err == nil {
+			if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+				os.RemoveAll(dir)
+			}
+			f.Close()
+		}
+	}
 	dir, err := os.MkdirTemp(t.pool.Dir(), scratchPrefix)
 	if err != nil {
 		return nil // a read-only pool: a plain temporary directory will do
@@ -54,12 +73,8 @@ func (t *makeTrees) open(ctx context.Context, f createFlags, o *delta.MakeOption
 		return err
 	}
 	t.files = append(t.files, o.Scratch)
-	return nil
+	return unix.Flock(int(o.Scratch.Fd()), unix.LOCK_SH)
 }
-
-// scratchPrefix begins the name of a directory in the pool in which a bundle is
-// tried out. It is removed afterwards; a killed command leaves it behind.
-const scratchPrefix = "scratch."
 
 // tree opens VERSION, of the pool, or VERSION=PATH.
 func (t *makeTrees) tree(ctx context.Context, name string) (delta.Tree, uint64, error) {
