@@ -118,9 +118,9 @@ func (m *machine) start(t *testing.T, do string, extra ...string) *bootRun {
 		cmdline, memory = "quiet btrovl.disk=/dev/vda btrovl.pool=/btrovl btrovl.do="+do, "768"
 	}
 	r.cmd = exec.Command("qemu-system-x86_64", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", memory,
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "1", "-m", memory,
 		"-kernel", m.kernel, "-initrd", m.initramfs,
-		"-append", "console=ttyS0 panic=1 "+cmdline+" "+strings.Join(extra, " "),
+		"-append", "console=ttyS0 panic=1 no_timer_check "+cmdline+" "+strings.Join(extra, " "),
 		"-drive", "file="+m.disk+",format=raw,if=none,id=d,cache=writeback,discard=unmap", "-device", "virtio-blk-pci,drive=d",
 		"-serial", "file:"+r.console)
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

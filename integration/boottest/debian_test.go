@@ -26,6 +26,7 @@ Environment=BTROVL_POOL=/run/btrovl/disk/btrovl
 ExecStart=/bin/sh -c '{ echo "GUEST root $(findmnt -n -o FSTYPE /)"; \
  echo "GUEST version $(cat /etc/version)"; \
  echo "GUEST failed $(systemctl --failed --no-legend --plain | cut -d" " -f1 | tr "\\n" " ")"; \
+ for u in $(systemctl --failed --no-legend --plain | cut -d" " -f1); do journalctl -b --no-pager -n 15 -u $u; done; \
  echo "GUEST trial $(btrovl status --json | tr -d " \\n" | sed -n "s/.*\\"trial\\":\\(null\\|{\\).*/\\1/p")"; \
  if [ -e /run/btrovl/disk/1-2.btrovl ] && [ "$(cat /etc/version)" = 1 ]; then btrovl update /run/btrovl/disk/1-2.btrovl; echo "GUEST update $?"; fi; \
  echo "GUEST done"; } >/dev/ttyS0 2>&1; systemctl poweroff'
