@@ -86,7 +86,7 @@ func keepProc() error {
 	if err := unix.Statfs("/", &st); err != nil {
 		return fmt.Errorf("cannot tell whether this is an initramfs: %w", err)
 	}
-	if st.Type != unix.RAMFS_MAGIC && st.Type != unix.TMPFS_MAGIC {
+	if t := uint32(st.Type); t != unix.RAMFS_MAGIC && t != unix.TMPFS_MAGIC {
 		return nil
 	}
 	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
