@@ -106,13 +106,17 @@ func want(t testing.TB) int {
 // A budget makes a thinned run end in time on a slow machine: after it has passed,
 // only the most telling states are examined. A full run takes the time that it needs.
 type budget struct {
-	end  time.Time
-	full bool
+	end, late time.Time
+	full      bool
 }
 
 func newBudget(t testing.TB, d time.Duration) budget {
-	return budget{time.Now().Add(d), want(t) > 0}
+	return budget{time.Now().Add(d), time.Now().Add(2 * d), want(t) > 0}
 }
 
-// spent says whether to stop after n states of one kind.
-func (b budget) spent(n int) bool { return !b.full && n >= 2 && time.Now().After(b.end) }
+// spent says whether to stop after n states of one kind: two of them are examined
+// however late it is, one if it is very late.
+func (b budget) spent(n int) bool {
+	now := time.Now()
+	return !b.full && (n >= 2 && now.After(b.end) || n >= 1 && now.After(b.late))
+}
