@@ -106,7 +106,12 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 }
 
 func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
-	if s.Valid&(SetUID|SetGID) != 0 || s.Valid&^ByPath == 0 {
+	nothing := s.Valid&^ByPath == 0
+	if nothing && o.removexattr(xattrCaps) == nil {
+		nothing = false // what a write by the superuser asks for first
+		n.set(noCaps, 0)
+	}
+	if s.Valid&(SetUID|SetGID) != 0 || nothing {
 		// With nothing to set this is chown(-1, -1), which is not nothing: set-id
 		// bits go.
 		uid, gid := -1, -1
