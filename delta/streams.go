@@ -93,6 +93,10 @@ func (w *streamWriter) close() {
 }
 
 func (w *streamWriter) bytes(stream int, p []byte) {
+	if len(p) >= markEvery {
+		// What was written to other streams must not lie behind all of this.
+		w.markAfter(1)
+	}
 	if w.err == nil {
 		_, w.err = w.s[stream].Write(p)
 	}
@@ -111,7 +115,10 @@ func (w *streamWriter) int(stream int, v int64) {
 const markEvery = 64 << 10
 
 // mark says that everything written so far is needed before anything that follows.
-func (w *streamWriter) mark() {
+func (w *streamWriter) mark() { w.markAfter(markEvery) }
+
+// markAfter takes a mark if at least that much was written since the last one.
+func (w *streamWriter) markAfter(least int64) {
 	var m [numStreams]int64
 	var d int64
 	for i, s := range w.s {
@@ -122,7 +129,7 @@ func (w *streamWriter) mark() {
 			d += m[i]
 		}
 	}
-	if d >= markEvery {
+	if d >= least {
 		w.marks = append(w.marks, m)
 	}
 }
