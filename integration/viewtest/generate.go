@@ -284,7 +284,7 @@ func (g *generator) mapped(o *Op) {
 }
 
 func (g *generator) truncate(o *Op) {
-	o.Call, o.Off = "truncate", g.offset()
+	o.Call, o.Off = "truncate", max(1, g.offset()) // 0: see NotGenerated
 	g.at(o, file)
 }
 func (g *generator) ftruncate(o *Op) { o.Call, o.Off = "ftruncate", g.offset(); g.fd(o, file) }
