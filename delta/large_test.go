@@ -16,7 +16,7 @@ import (
 func TestOneLargeFile(t *testing.T) {
 	testenv.Root(t)
 	dir := t.TempDir()
-	b := make([]byte, maxQueued+maxQueued/2)
+	b := make([]byte, 5*maxQueued/2)
 	r := rand.NewChaCha8([32]byte{1})
 	r.Read(b)
 	if err := os.WriteFile(filepath.Join(dir, "big"), b, 0o644); err != nil {
