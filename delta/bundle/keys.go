@@ -203,6 +203,17 @@ func writeKeyFile(path string, data []byte, mode os.FileMode) error {
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
+	// What a power cut left of an earlier attempt. Nobody else writes this key: the caller
+	// holds the pool.
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), "."+filepath.Base(path)) {
+			os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 	if err := renameio.WriteFile(path, data, mode); err != nil {
 		return err
 	}
