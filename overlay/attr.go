@@ -106,14 +106,12 @@ func (u *Union) Setattr(n *Node, s *SetAttr, a *Attr) error {
 }
 
 func (u *Union) applyAttr(n *Node, o at, s *SetAttr, a *Attr) error {
-	nothing := s.Valid&^ByPath == 0
-	if nothing && o.removexattr(xattrCaps) == nil {
-		nothing = false // what a write by the superuser asks for first
-		n.set(noCaps, 0)
-	}
+	// Nothing to set is chown(-1, -1), which is not nothing: set-id bits go. Or it is
+	// what the kernel sends after it has taken a file's capabilities away before a
+	// write, where whoever must not keep set-id bits is marked in the write.
+	nothing := s.Valid&^ByPath == 0 && !n.IsDir() && !n.is(capsTaken)
+	n.set(0, capsTaken)
 	if s.Valid&(SetUID|SetGID) != 0 || nothing {
-		// With nothing to set this is chown(-1, -1), which is not nothing: set-id
-		// bits go.
 		uid, gid := -1, -1
 		if s.Valid&SetUID != 0 {
 			uid = int(s.UID)

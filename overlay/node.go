@@ -32,6 +32,7 @@ const (
 	impure                         // (directories) its upper holds copied-up objects …
 	impureKnown                    // … if this is set
 	noCaps                         // (files) has no security.capability: the kernel asks before every first write
+	capsTaken                      // (files) … and had until a moment ago
 )
 
 // Node is an object that somebody (the kernel) knows: it has one identity, and

@@ -109,6 +109,9 @@ func (u *Union) Removexattr(n *Node, name string) error {
 	}
 	return u.changeMeta(n, func(o at) error {
 		n.set(0, defACLKnown)
+		if name == xattrCaps {
+			n.set(capsTaken, 0)
+		}
 		return o.removexattr(inner(name))
 	})
 }
