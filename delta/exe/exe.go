@@ -37,25 +37,25 @@ func Rewrite(old, head []byte, moves []Move) bool {
 		return false
 	}
 	m := mover{from: from, to: to, moves: cover(moves)}
-	// All targets are read before anything is written.
-	sites := from.sites()
-	targets := make([]uint64, len(sites))
-	for i, s := range sites {
-		targets[i] = from.target(s)
-	}
-	for i, s := range sites {
-		t := m.address(targets[i])
+	from.sites(func(s site) {
+		t := m.address(from.target(s))
 		switch s.kind {
 		case absolute64:
 			binary.LittleEndian.PutUint64(old[s.off:], t)
+			return
 		case relative32:
-			binary.LittleEndian.PutUint32(old[s.off:], uint32(t-m.address(s.base)))
+			t -= m.address(s.base)
 		case distance32:
-			binary.LittleEndian.PutUint32(old[s.off:], uint32(m.address(s.base)-t))
+			t = m.address(s.base) - t
 		case index32:
-			binary.LittleEndian.PutUint32(old[s.off:], uint32((t-m.address(s.base))/symbolSize))
+			t = (t - m.address(s.base)) / symbolSize
+		case index24:
+			t = (t - m.address(s.base)) / 4
+			old[s.off], old[s.off+1], old[s.off+2] = byte(t>>16), byte(t>>8), byte(t)
+			return
 		}
-	}
+		binary.LittleEndian.PutUint32(old[s.off:], uint32(t))
+	})
 	return true
 }
 
@@ -65,20 +65,24 @@ func cover(moves []Move) []Move {
 	slices.SortStableFunc(moves, func(a, b Move) int { return cmp.Compare(a.Old, b.Old) })
 	var out []Move
 	for _, m := range moves {
-		if k := len(out) - 1; k >= 0 {
-			if over := out[k].Old + out[k].Length - m.Old; over > 0 && m.Length > out[k].Length {
-				out[k].Length -= over
-				if out[k].Length <= 0 {
-					out = out[:k]
-				}
-			} else if over > 0 {
-				if over >= m.Length {
-					continue
-				}
-				m = Move{m.Old + over, m.New + over, m.Length - over}
+		for len(out) > 0 && m.Length > 0 {
+			last := &out[len(out)-1]
+			over := last.Old + last.Length - m.Old
+			if over <= 0 {
+				break
 			}
+			if m.Length <= last.Length {
+				m = Move{m.Old + over, m.New + over, m.Length - over}
+				break
+			}
+			if last.Length -= over; last.Length > 0 {
+				break
+			}
+			out = out[:len(out)-1]
 		}
-		out = append(out, m)
+		if m.Length > 0 {
+			out = append(out, m)
+		}
 	}
 	return out
 }

@@ -14,13 +14,13 @@ type common struct {
 	handlers bool // and the place of their table of handlers
 }
 
-// frames walks .eh_frame and calls f with each function's entry whose shape is known: where
+// walkFrames walks .eh_frame and calls f with each function's entry whose shape is known: where
 // it is, and its length without the first 4 bytes.
 //
 //	u32 length │ u32 distance back to the common entry, 0 in that itself │ …
 //	function:    i32 start │ u32 size │ uleb length │ i32 handlers, if any │ …
 //	common:      u8 version │ augmentation string │ …
-func frames(b []byte, f func(at, n uint64, c common)) {
+func walkFrames(b []byte, f func(at, n uint64, c common)) {
 	le := binary.LittleEndian
 	commons := map[uint64]common{}
 	for at := uint64(0); at+12 <= uint64(len(b)); {
@@ -41,22 +41,21 @@ func frames(b []byte, f func(at, n uint64, c common)) {
 	}
 }
 
-// frameSites takes what the entries of .eh_frame say of places.
-func (im *image) frameSites(all []site, s *section) []site {
-	b := im.b[s.off : s.off+s.size]
-	frames(b, func(at, n uint64, c common) {
+// frames takes what the entries of .eh_frame say of places.
+func (f *finder) frames(s *section) {
+	b := f.b[s.off : s.off+s.size]
+	walkFrames(b, func(at, n uint64, c common) {
 		place := func(i uint64, k siteKind) site {
 			return site{off: uint32(s.off + at + i), kind: k, base: s.addr + at + i}
 		}
-		all = append(all, place(4, distance32))
-		if p := place(8, relative32); im.mapped(im.target(p)) {
-			all = append(all, p)
+		f.found(place(4, distance32))
+		if p := place(8, relative32); f.mapped(f.target(p)) {
+			f.found(p)
 		}
-		if p := place(17, relative32); c.handlers && binary.LittleEndian.Uint32(b[at+17:]) != 0 && im.mapped(im.target(p)) {
-			all = append(all, p)
+		if p := place(17, relative32); c.handlers && binary.LittleEndian.Uint32(b[at+17:]) != 0 && f.mapped(f.target(p)) {
+			f.found(p)
 		}
 	})
-	return all
 }
 
 // augmentation says how the entries of functions that refer to a common entry look.
@@ -104,20 +103,19 @@ func augmentation(e []byte) (start, handlers bool) {
 	return start, handlers
 }
 
-// frameIndexSites takes .eh_frame_hdr: pairs of function and entry, relative to the start
+// frameIndex takes .eh_frame_hdr: pairs of function and entry, relative to the start
 // of the section, sorted by function.
-func (im *image) frameIndexSites(all []site, s *section) []site {
-	b := im.b[s.off : s.off+s.size]
+func (f *finder) frameIndex(s *section) {
+	b := f.b[s.off : s.off+s.size]
 	const head = 12
 	if len(b) < head || b[0] != 1 || b[1] != pcrel4 || b[3] != 0x3b {
-		return all
+		return
 	}
-	all = append(all, site{off: uint32(s.off) + 4, kind: relative32, base: s.addr + 4})
+	f.found(site{off: uint32(s.off) + 4, kind: relative32, base: s.addr + 4})
 	for i := head; i+8 <= len(b); i += 4 {
 		p := site{off: uint32(s.off) + uint32(i), kind: relative32, base: s.addr, index: true}
-		if im.mapped(im.target(p)) {
-			all = append(all, p)
+		if f.mapped(f.target(p)) {
+			f.found(p)
 		}
 	}
-	return all
 }

@@ -11,6 +11,7 @@ type image struct {
 	b        []byte
 	loads    []load
 	sections []section // none in the head of a file
+	code     []section // those with code
 }
 
 // A load is a part of the file that is mapped.
@@ -121,6 +122,11 @@ func (im *image) readSections() {
 		}
 	}
 	im.sections = all
+	for _, s := range all {
+		if s.executable && s.addr != 0 && s.typ == shtProgbits {
+			im.code = append(im.code, s)
+		}
+	}
 }
 
 // offset returns where an address lies in the file. ok is false for what is not mapped,
@@ -145,10 +151,10 @@ func (im *image) address(off uint64) (uint64, bool) {
 	return 0, false
 }
 
-// code reports whether an address is one of code.
-func (im *image) code(addr uint64) bool {
-	for _, l := range im.loads {
-		if l.exec && addr-l.addr < l.fileSize {
+// isCode reports whether an address is one of code.
+func (im *image) isCode(addr uint64) bool {
+	for _, r := range im.code {
+		if addr-r.addr < r.size {
 			return true
 		}
 	}

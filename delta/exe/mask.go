@@ -19,21 +19,34 @@ func Mask(b []byte) []byte {
 		return nil
 	}
 	out := slices.Clone(b)
-	sites := im.sites()
-	for _, s := range sites {
+	var sites []site
+	im.sites(func(s site) {
+		sites = append(sites, s)
 		clear(out[s.off:][:s.size()])
-	}
+	})
 	m := masker{im: im, cleared: bytes.Clone(out), named: map[uint64]uint32{}, slots: map[uint64]bool{}, frames: map[uint64]uint32{}}
 	m.imports()
 	m.stubs(out)
 	m.functions()
 	for _, s := range sites {
+		if s.place {
+			continue
+		}
 		l := m.label(s)
 		switch s.kind {
 		case absolute64:
 			binary.LittleEndian.PutUint64(out[s.off:], l)
+		case index24:
+			out[s.off], out[s.off+1], out[s.off+2] = byte(l), byte(l>>8), byte(l>>16)
 		default:
 			binary.LittleEndian.PutUint32(out[s.off:], uint32(l))
+		}
+	}
+	for _, s := range sites {
+		if s.place {
+			// What the place holds, and what lies before it, now that labels stand there.
+			_, off, _ := im.offset(im.target(s))
+			binary.LittleEndian.PutUint32(out[s.off:], crc32.ChecksumIEEE(out[off-min(off, 16):min(off+8, uint64(len(b)))]))
 		}
 	}
 	// Slots are what their symbol is, whatever they hold at first.
@@ -56,20 +69,27 @@ type masker struct {
 // label returns what stands for the target of a site.
 func (m *masker) label(s site) uint64 {
 	t := m.im.target(s)
+	if s.name > 0 {
+		return uint64(crc32.ChecksumIEEE(m.cleared[s.name : s.name+uint32(s.nameLen)]))
+	}
 	if l, ok := m.named[t]; ok {
 		return uint64(l)
 	}
-	if s.kind == distance32 {
-		return 0
-	}
 	if l, ok := m.frames[t]; ok && s.index {
 		return uint64(l)
+	}
+	if s.kind == distance32 && !s.index {
+		return 0
 	}
 	l, off, ok := m.im.offset(t)
 	if !ok || t-l.addr+8 > l.fileSize || off+8 > uint64(len(m.cleared)) {
 		return 0
 	}
-	if l.exec && s.kind == relative32 {
+	if s.index {
+		// Many places of code begin alike: what lies before them tells them apart.
+		return uint64(crc32.ChecksumIEEE(m.cleared[off-min(off-l.off, 12) : off+8]))
+	}
+	if m.im.isCode(t) && s.kind == relative32 {
 		return 0
 	}
 	return binary.LittleEndian.Uint64(m.cleared[off:])
@@ -148,7 +168,7 @@ func (m *masker) functions() {
 	}
 	b := m.im.b[s.off : s.off+s.size]
 	cleared := m.cleared[s.off : s.off+s.size]
-	frames(b, func(at, n uint64, c common) {
+	walkFrames(b, func(at, n uint64, c common) {
 		p := site{off: uint32(s.off + at + 8), kind: relative32, base: s.addr + at + 8}
 		l := crc32.ChecksumIEEE(cleared[at+12 : at+4+n])
 		m.frames[m.im.target(p)] = l

@@ -11,12 +11,19 @@ type site struct {
 	kind siteKind
 	base uint64 // address that a relative site counts from
 
-	index bool // an entry of .eh_frame_hdr
+	// What Mask makes of it:
+	index   bool   // an entry of a table of code addresses
+	place   bool   // an entry of a list of places that hold addresses
+	name    uint32 // where in the file the name of the target is, 0 if that is not known
+	nameLen uint16
 }
 
 func (s site) size() int {
-	if s.kind == absolute64 {
+	switch s.kind {
+	case absolute64:
 		return 8
+	case index24:
+		return 3
 	}
 	return 4
 }
@@ -25,9 +32,11 @@ type siteKind uint8
 
 const (
 	absolute64 siteKind = iota // 8 bytes, an address
+	absolute32                 // 4 bytes, the low half of an address whose high half is its sign
 	relative32                 // 4 bytes, an address minus base
 	distance32                 // 4 bytes, base minus an address
 	index32                    // 4 bytes, the number of a symbol in the table at base
+	index24                    // 3 bytes, big-endian, the number of a word in the table at base
 )
 
 // target returns the address that a site holds.
@@ -35,164 +44,177 @@ func (im *image) target(s site) uint64 {
 	switch s.kind {
 	case absolute64:
 		return binary.LittleEndian.Uint64(im.b[s.off:])
+	case index24:
+		b := im.b[s.off:]
+		return s.base + 4*(uint64(b[0])<<16|uint64(b[1])<<8|uint64(b[2]))
+	case absolute32:
+		return uint64(int64(int32(binary.LittleEndian.Uint32(im.b[s.off:]))))
 	case distance32:
-		return s.base - uint64(binary.LittleEndian.Uint32(im.b[s.off:]))
+		return s.base - uint64(int64(int32(binary.LittleEndian.Uint32(im.b[s.off:]))))
 	case index32:
 		return s.base + symbolSize*uint64(binary.LittleEndian.Uint32(im.b[s.off:]))
 	}
 	return s.base + uint64(int64(int32(binary.LittleEndian.Uint32(im.b[s.off:]))))
 }
 
-// sites returns all that can be recognised, ordered by their place, without overlap.
-func (im *image) sites() []site {
-	var all []site
-	var tables []uint64
+// A finder looks for sites and gives each to visit, which may change it: what was visited
+// is not looked at again.
+type finder struct {
+	*image
+	visit  func(site)
+	taken  []uint64 // one bit for every byte of the file
+	tables []uint64 // addresses that code takes and that are not of code
+}
+
+// sites visits all that can be recognised. No two that are visited overlap.
+func (im *image) sites(visit func(site)) {
+	f := &finder{image: im, visit: visit, taken: make([]uint64, len(im.b)/64+1)}
 	for i := range im.sections {
 		s := &im.sections[i]
 		switch {
 		case s.typ == shtProgbits && s.executable:
-			all = im.codeSites(all, s, &tables)
+			f.code(s)
 		case s.typ == shtRela && s.addr != 0:
-			all = im.relaSites(all, s)
+			f.relocations(s)
 		case s.typ == shtDynsym || s.typ == shtSymtab:
-			all = im.symbolSites(all, s)
+			f.symbols(s)
 		}
 	}
-	all = im.jumpTables(all, tables)
+	f.jumpTables()
 	if s := im.section(".eh_frame"); s != nil {
-		all = im.frameSites(all, s)
+		f.frames(s)
 	}
 	if s := im.section(".eh_frame_hdr"); s != nil {
-		all = im.frameIndexSites(all, s)
+		f.frameIndex(s)
 	}
-	slices.SortStableFunc(all, func(a, b site) int { return int(int64(a.off) - int64(b.off)) })
-	// The first of two that overlap stays.
-	out, end := all[:0], uint32(0)
-	for _, s := range all {
-		if s.off < end {
-			continue
-		}
-		out = append(out, s)
-		end = s.off + uint32(s.size())
-	}
-	return out
+	f.kernel()
 }
 
-// codeSites finds calls, jumps and references relative to the instruction pointer by
+// found visits a site, unless it overlaps one that was visited.
+func (f *finder) found(s site) {
+	end := s.off + uint32(s.size())
+	if uint64(end) > uint64(len(f.b)) {
+		return
+	}
+	for i := s.off; i < end; i++ {
+		if f.taken[i/64]&(1<<(i%64)) != 0 {
+			return
+		}
+	}
+	for i := s.off; i < end; i++ {
+		f.taken[i/64] |= 1 << (i % 64)
+	}
+	f.visit(s)
+}
+
+// code finds calls, jumps and references relative to the instruction pointer by
 // their patterns. No instruction is decoded: what looks like one of these and
 // leads to a place where it may lead hardly ever is something else, and a mistake costs
 // bytes, no more.
-func (im *image) codeSites(all []site, s *section, tables *[]uint64) []site {
-	b := im.b[s.off : s.off+s.size]
+func (f *finder) code(s *section) {
+	b := f.b[s.off : s.off+s.size]
 	rel := func(i int) (site, uint64) {
 		at := site{off: uint32(s.off) + uint32(i), kind: relative32, base: s.addr + uint64(i) + 4}
-		return at, im.target(at)
+		return at, f.target(at)
 	}
 	for i := 0; i+6 <= len(b); i++ {
 		switch c := b[i]; {
 		case c == 0xe8 || c == 0xe9: // call, jmp
-			if at, t := rel(i + 1); im.code(t) {
-				all = append(all, at)
+			if at, t := rel(i + 1); f.isCode(t) {
+				f.found(at)
 				i += 4
 			}
 		case c == 0x0f && b[i+1]&0xf0 == 0x80: // jcc
-			if at, t := rel(i + 2); im.code(t) {
-				all = append(all, at)
+			if at, t := rel(i + 2); f.isCode(t) {
+				f.found(at)
 				i += 5
 			}
 		case c&0xc7 == 0x05 && i > 0: // a memory operand [rip+disp32]
 			at, t := rel(i + 1)
 			lea := b[i-1] == 0x8d
-			if im.mapped(t) && (lea || !im.code(t)) {
-				all = append(all, at)
-				if lea && !im.code(t) {
-					*tables = append(*tables, t)
+			if f.mapped(t) && (lea || !f.isCode(t)) {
+				f.found(at)
+				if lea && !f.isCode(t) {
+					f.tables = append(f.tables, t)
 				}
 				i += 4
 			}
 		}
 	}
-	return all
 }
 
 // jumpTables finds tables of code addresses, relative to the table, where code takes the
 // address of one.
-func (im *image) jumpTables(all []site, tables []uint64) []site {
+func (f *finder) jumpTables() {
+	tables := f.tables
 	slices.Sort(tables)
 	tables = slices.Compact(tables)
 	for i, base := range tables {
-		l, off, ok := im.offset(base)
+		l, off, ok := f.offset(base)
 		if !ok || base%4 != 0 || base-l.addr >= l.fileSize {
 			continue
 		}
-		end := min(l.off+l.fileSize, uint64(len(im.b)))
+		end := min(l.off+l.fileSize, uint64(len(f.b)))
 		if i+1 < len(tables) {
 			end = min(end, off+tables[i+1]-base)
 		}
-		var found []site
-		for ; off+4 <= end; off += 4 {
-			s := site{off: uint32(off), kind: relative32, base: base}
-			if !im.code(im.target(s)) {
-				break
-			}
-			found = append(found, s)
+		n := uint64(0)
+		entry := func() site { return site{off: uint32(off + 4*n), kind: relative32, base: base} }
+		for off+4*n+4 <= end && f.isCode(f.target(entry())) {
+			n++
 		}
-		if len(found) >= 2 {
-			all = append(all, found...)
+		if n >= 2 {
+			for ; n > 0; off, n = off+4, n-1 {
+				f.found(site{off: uint32(off), kind: relative32, base: base})
+			}
 		}
 	}
-	return all
 }
 
-// relaSites takes relocations: their places, their addends if these are addresses, and
+// relocations takes relocations: their places, their addends if these are addresses, and
 // the pointers themselves.
-func (im *image) relaSites(all []site, s *section) []site {
+func (f *finder) relocations(s *section) {
 	const size, relative, irelative = relaSize, 8, 37
 	var table *section
-	if int(s.link) < len(im.sections) && im.sections[s.link].typ == shtDynsym {
-		table = &im.sections[s.link]
+	if int(s.link) < len(f.sections) && f.sections[s.link].typ == shtDynsym {
+		table = &f.sections[s.link]
 	}
 	for off := s.off; off+size <= s.off+s.size; off += size {
-		e := im.b[off:]
+		e := f.b[off:]
 		place := binary.LittleEndian.Uint64(e)
-		l, at, ok := im.offset(place)
+		l, at, ok := f.offset(place)
 		if !ok {
 			continue
 		}
-		all = append(all, site{off: uint32(off), kind: absolute64})
-		kind := binary.LittleEndian.Uint64(e[8:])
+		kind, addend := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[16:])
+		f.found(site{off: uint32(off), kind: absolute64})
 		if kind>>32 != 0 && table != nil && (kind>>32+1)*symbolSize <= table.size {
-			all = append(all, site{off: uint32(off) + 12, kind: index32, base: table.addr})
+			f.found(site{off: uint32(off) + 12, kind: index32, base: table.addr})
 		}
-		addend := binary.LittleEndian.Uint64(e[16:])
-		if kind == relative || kind == irelative {
-			if im.mapped(addend) {
-				all = append(all, site{off: uint32(off) + 16, kind: absolute64})
-			}
+		if (kind == relative || kind == irelative) && f.mapped(addend) {
+			f.found(site{off: uint32(off) + 16, kind: absolute64})
 		}
-		if place-l.addr+8 <= l.fileSize && at+8 <= uint64(len(im.b)) {
-			if v := binary.LittleEndian.Uint64(im.b[at:]); v != 0 && im.mapped(v) {
-				all = append(all, site{off: uint32(at), kind: absolute64})
+		if place-l.addr+8 <= l.fileSize && at+8 <= uint64(len(f.b)) {
+			if v := binary.LittleEndian.Uint64(f.b[at:]); v != 0 && f.mapped(v) {
+				f.found(site{off: uint32(at), kind: absolute64})
 			}
 		}
 	}
-	return all
 }
 
-// symbolSites takes the values of symbols, and where their names are.
-func (im *image) symbolSites(all []site, s *section) []site {
+// symbols takes the values of symbols, and where their names are.
+func (f *finder) symbols(s *section) {
 	var names *section
-	if int(s.link) < len(im.sections) && im.sections[s.link].addr != 0 {
-		names = &im.sections[s.link]
+	if int(s.link) < len(f.sections) && f.sections[s.link].addr != 0 {
+		names = &f.sections[s.link]
 	}
 	for off := s.off; off+symbolSize <= s.off+s.size; off += symbolSize {
-		e := im.b[off:]
+		e := f.b[off:]
 		if names != nil && uint64(binary.LittleEndian.Uint32(e)) < names.size {
-			all = append(all, site{off: uint32(off), kind: relative32, base: names.addr})
+			f.found(site{off: uint32(off), kind: relative32, base: names.addr})
 		}
-		if binary.LittleEndian.Uint16(e[6:]) != 0 && im.mapped(binary.LittleEndian.Uint64(e[8:])) {
-			all = append(all, site{off: uint32(off) + 8, kind: absolute64})
+		if binary.LittleEndian.Uint16(e[6:]) != 0 && f.mapped(binary.LittleEndian.Uint64(e[8:])) {
+			f.found(site{off: uint32(off) + 8, kind: absolute64})
 		}
 	}
-	return all
 }
