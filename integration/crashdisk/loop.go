@@ -100,10 +100,12 @@ func (l *loop) forget() error {
 		if err == nil || errors.Is(err, unix.ENOENT) {
 			return nil
 		}
-		if !errors.Is(err, unix.EBUSY) || i == 100 {
+		if !errors.Is(err, unix.EBUSY) || i == 2000 {
 			return fmt.Errorf("cannot forget %s: %w", l.path(), err)
 		}
-		time.Sleep(20 * time.Millisecond) // the last user is just leaving
+		// The last user is just leaving. Or a process has begun a mount namespace of its
+		// own meanwhile, with a copy of this mount in it, and must end first.
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
