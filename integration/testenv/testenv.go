@@ -186,13 +186,20 @@ func MountImage(img, mnt string, size int64) error {
 	if err != nil {
 		return err
 	}
-	for _, argv := range [][]string{
-		{"mkfs.btrfs", "-q", "-m", "single", img},
-		{"mount", "-o", "loop,noatime,user_subvol_rm_allowed", img, mnt},
-	} {
-		if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
-			return fmt.Errorf("%s: %v: %s", strings.Join(argv, " "), err, out)
+	for try := 0; ; try++ {
+		out, err := exec.Command("mkfs.btrfs", "-q", "-m", "single", img).CombinedOutput()
+		if err == nil {
+			break
 		}
+		// mkfs looks at the file below every loop device of the machine. A crash test
+		// elsewhere may be about to take one down whose FUSE server is dead.
+		if !strings.Contains(string(out), "Transport endpoint is not connected") || try == 60 {
+			return fmt.Errorf("mkfs.btrfs %s: %v: %s", img, err, out)
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	if out, err := exec.Command("mount", "-o", "loop,noatime,user_subvol_rm_allowed", img, mnt).CombinedOutput(); err != nil {
+		return fmt.Errorf("mount %s: %v: %s", img, err, out)
 	}
 	return nil
 }
