@@ -50,7 +50,15 @@ func openSection(br *bundle.Reader, i int) (*sectionReader, error) {
 			return nil, short(err)
 		}
 	}
-	return newSectionReader(br)
+	r, err := newSectionReader(br)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.head.checkHead(br.Manifest()); err != nil {
+		r.close()
+		return nil, err
+	}
+	return r, nil
 }
 
 // chooseBase finds the section for a base.
@@ -101,6 +109,9 @@ func readListings(ctx context.Context, r *sectionReader, base *os.File, m *bundl
 	news, err = decodeListing(out.b)
 	if err != nil {
 		return nil, nil, damaged("a list of files that is malformed")
+	}
+	if n := len(olds.entries) + len(news.entries); listingMemory(n, int64(len(encoded)+len(out.b))) > allowedMemory(m) {
+		return nil, nil, damaged("lists of %d files, but its manifest states %d bytes of memory", n, m.Apply.Memory)
 	}
 	return olds, news, nil
 }

@@ -37,6 +37,8 @@ type maker struct {
 	hints    *hints
 	needs    bundle.Needs
 	estimate chan *zstd.Encoder // one for each worker
+
+	oldListing int64 // bytes of the old listing, encoded
 }
 
 // made is what a worker found out about one file.
@@ -84,7 +86,7 @@ func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, rep
 		return nil, err
 	}
 	report.Streams = append(report.Streams, streams...)
-	s.needs.Memory = o.Memory
+	s.needs.Memory = statedMemory(o.Memory, listingMemory(len(olds.entries)+len(news.entries), int64(h.listing)+m.oldListing))
 	return s, nil
 }
 
@@ -116,6 +118,7 @@ func (m *maker) listings(ctx context.Context, h *sectionHead) error {
 	if len(m.olds.entries) > 0 {
 		old = m.olds.encode()
 		h.base = sha256.Sum256(old)
+		m.oldListing = int64(len(old))
 	}
 	if uint64(len(new)) > math.MaxUint32 {
 		return fmt.Errorf("the list of files is too long")
