@@ -309,7 +309,7 @@ func unmount(dir string) error {
 		if err == nil || errors.Is(err, unix.EINVAL) { // EINVAL: not mounted
 			return nil
 		}
-		if !errors.Is(err, unix.EBUSY) || i == 50 {
+		if !errors.Is(err, unix.EBUSY) || i == 1000 {
 			return fmt.Errorf("cannot unmount %s: %w", dir, err)
 		}
 		time.Sleep(20 * time.Millisecond)
