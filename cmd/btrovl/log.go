@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,10 +47,18 @@ func logFile(path, dir string) (*os.File, error) {
 
 func ownLog(dir string) string { return filepath.Join(dir, fmt.Sprintf("%d.log", os.Getpid())) }
 
-// removeLog takes away the log of a daemon that ended well, and the directory if
-// it was the last one's: /run is memory.
+// removeLog takes away the log of a daemon that ended well, those of daemons of the
+// same pool that were killed before it (until now somebody could look), and the
+// directory if it was the last one's: /run is memory.
 func removeLog(dir string) {
 	os.Remove(ownLog(dir))
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, path := range logs {
+		pid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".log"))
+		if err == nil && unix.Kill(pid, 0) == unix.ESRCH {
+			os.Remove(path)
+		}
+	}
 	os.Remove(dir)
 }
 
