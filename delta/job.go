@@ -3,6 +3,7 @@ package delta
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -111,6 +112,9 @@ func (a *applier) restore(ctx context.Context, views []*view, j *job, out *check
 	g.Go(func() error {
 		w := newSinkWriter(out)
 		err := redeflate.Restore(w, pr, j.recipe)
+		if bad, ok := errors.AsType[*redeflate.RecipeError](err); ok {
+			err = damaged("a wrong recipe: %v", bad)
+		}
 		if err == nil {
 			err = w.finish(j.rec.size)
 		}

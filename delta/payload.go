@@ -41,12 +41,23 @@ func openSection(br *bundle.Reader, i int) (*sectionReader, error) {
 	if int(head[1]) != want || i >= want {
 		return nil, damaged("%d sections for %d bases", head[1], want)
 	}
-	for k := range i {
+	left := br.Manifest().Payload.Size - int64(len(head))
+	var before int64
+	for k := range want {
 		n := binary.LittleEndian.Uint64(head[2+8*k:])
-		if n > uint64(br.Manifest().Payload.Size) {
-			return nil, damaged("a section of %d bytes", n)
+		if left < 0 || n > uint64(left) {
+			return nil, damaged("a section of %d bytes where %d are left", n, left)
 		}
-		if _, err := io.CopyN(io.Discard, br, int64(n)); err != nil {
+		left -= int64(n)
+		if k < i {
+			before += int64(n)
+		}
+	}
+	if left != 0 {
+		return nil, damaged("%d bytes that belong to no section", left)
+	}
+	if before > 0 {
+		if _, err := io.CopyN(io.Discard, br, before); err != nil {
 			return nil, short(err)
 		}
 	}

@@ -189,7 +189,7 @@ func (u *update) apply(ctx context.Context) error {
 		Jobs: u.jobs, Progress: u.progress.start("verify"),
 	})
 	if err != nil {
-		return fmt.Errorf("cannot seal base %s: %w", m.To.Version, err)
+		return err
 	}
 	u.progress.stop()
 	return nil
