@@ -18,7 +18,8 @@ import (
 // Switch lets the view show the layers of next from now on. What is open or mapped
 // keeps its content, what is mounted below stays, and when Switch returns nothing
 // old is found by name any more. Requests wait only while the layers are exchanged
-// (SwitchReport.Paused). A Freeze ends with it. If ctx ends before that, the view
+// (SwitchReport.Paused). A Freeze ends with it; if one ended by its limit before,
+// Switch fails with ErrThawed. If ctx ends before that, the view
 // goes on with what it had.
 func (v *View) Switch(ctx context.Context, next overlay.Config) (r SwitchReport, err error) {
 	v.switching.Lock()
@@ -50,6 +51,12 @@ func (v *View) Switch(ctx context.Context, next overlay.Config) (r SwitchReport,
 func (v *View) commit(plan *overlay.Plan, r *SwitchReport) (c overlay.Changes, err error) {
 	v.mu.Lock() // no timer thaws meanwhile
 	frozen := !v.frozen.IsZero()
+	if v.expired {
+		v.expired = false
+		v.mu.Unlock()
+		plan.Abort()
+		return c, ErrThawed
+	}
 	if !frozen {
 		v.mu.Unlock()
 		c, r.Paused, err = plan.Commit(false)

@@ -79,6 +79,7 @@ type View struct {
 
 	mu       sync.Mutex
 	frozen   time.Time // zero if not frozen
+	expired  bool      // the last freeze ended by its limit, and nobody has been told
 	freezing int       // counts freezes, so that an old timer thaws no new one
 	timer    *time.Timer
 	switches int

@@ -242,6 +242,11 @@ func TestFreezeEndsByItself(t *testing.T) {
 	if st := s.stats(); st.Frozen != 0 {
 		t.Errorf("frozen for %v", st.Frozen)
 	}
+	// Whoever took a snapshot under that freeze must not switch to it.
+	l := layers{Base: filepath.Join(p.dir, "base1")}
+	if _, err := s.try(request{Op: "switch", Layers: l}); err == nil || !strings.Contains(err.Error(), ErrThawed.Error()) {
+		t.Errorf("switch after a freeze that ended by itself: %v", err)
+	}
 	s.call(request{Op: "freeze"})
 	s.call(request{Op: "thaw"})
 	s.eq("echo z >f; cat f", "z")
