@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/btrovl/btrovl/delta/bsdiff"
@@ -259,6 +261,11 @@ func FuzzSection(f *testing.F) {
 			t.Fatal("restored something else")
 		}
 		m.Rewrite(c)
+		m.RewriteKernel(c)
+		Mask(c)
+		if k := FromKernels(b, c); k != nil {
+			k.RewriteKernel(c)
+		}
 		l := NewLearner()
 		l.Look(b, c)
 		if err := l.Compare(context.Background(), b, c); err != nil {
@@ -284,4 +291,56 @@ func FuzzDecode(f *testing.F) {
 		}
 		m.Rewrite(old.module(1, false))
 	})
+}
+
+// base makes the BTF of a kernel: types in an order that seed gives.
+func base(seed uint64, n int) []byte {
+	r := rand.New(rand.NewPCG(seed, 9))
+	order := r.Perm(n)
+	b := builder{}
+	b.strings = []byte{0}
+	numberOf := make([]uint32, n) // of the i-th structure; each is three types
+	for at, i := range order {
+		numberOf[i] = uint32(3*at) + 1
+	}
+	for _, i := range order {
+		s := b.add(b.own(fmt.Sprintf("structure_%d", i)), kindStruct, 2, uint32(8+i%5),
+			b.own(fmt.Sprintf("member_%d", i%17)), numberOf[(i*7+1)%n], 0, b.own("next"), numberOf[(i*3+2)%n]+1, 64)
+		_ = s
+		b.add(0, 2, 0, numberOf[i])
+		b.add(b.own(fmt.Sprintf("function_%d", i)), kindFunc, 1, numberOf[(i*5+3)%n]+1)
+	}
+	return b.section()
+}
+
+// Two kernels with the same types in another order: the map explains every number.
+func TestFromKernels(t *testing.T) {
+	old, new := base(1, 300), base(2, 300)
+	m := FromKernels(old, new)
+	if m == nil || m.Old.Types != 901 || m.New.Types != 901 {
+		t.Fatalf("map %+v", m)
+	}
+	if m, err := Decode(m.Encode()); err != nil || m.Old.Types != 901 {
+		t.Fatal(err)
+	}
+	a, b := bytes.Clone(old), bytes.Clone(new)
+	m.RewriteKernel(a)
+	if before, after := cost(t, old, new), cost(t, a, b); after*3 > before {
+		t.Errorf("cost %d, %d without the map", after, before)
+	}
+	// Masks consist of the same types.
+	Mask(a)
+	Mask(old)
+	Mask(new)
+	sorted := func(section []byte) (out []string) {
+		types, _ := split(section)
+		kinds(types, func(_, kind uint32, b []byte) {
+			out = append(out, string(b[:12]))
+		})
+		slices.Sort(out)
+		return out
+	}
+	if x, y := sorted(old), sorted(new); !slices.Equal(x, y) {
+		t.Error("the masks of the same types differ")
+	}
 }

@@ -15,6 +15,15 @@
 //
 // Rewrite is a prediction: it accepts any input, gives the same bytes on every machine,
 // and a wrong guess costs bytes, no more.
+//
+// Kernels are programs, too: vmlinux, which is what is compressed in vmlinuz. Their type
+// information is brought up to date by a table ([Types], [RewriteTypes]), which serves the
+// modules of that kernel as well. Measured with xz -9e: 53 programs and libraries of a Debian
+// security update 1392 kB → 742 kB; vmlinux 6.1.176 → 6.1.192 (66 MB) 3190 kB → 673 kB
+// and 58 kB of table.
+//
+// Rewrite holds a bit for each byte of old and little else, and goes through it from front
+// to back: old may be a mapped temporary file where 66 MB are too much to hold.
 package exe
 
 import (

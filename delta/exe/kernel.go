@@ -53,6 +53,9 @@ func (f *finder) kernel() {
 	}
 	f.kernelSymbols()
 	f.kernelRelocations()
+	if s := f.section(".rodata"); s != nil {
+		f.placeTables(s)
+	}
 }
 
 // kernelRelocations visits the places that move when the kernel is loaded elsewhere. They

@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"hash/crc32"
 	"slices"
+
+	"github.com/btrovl/btrovl/delta/btf"
 )
 
 // Mask returns a copy of a file in which each address is replaced by a label of what it
@@ -48,6 +50,9 @@ func Mask(b []byte) []byte {
 			_, off, _ := im.offset(im.target(s))
 			binary.LittleEndian.PutUint32(out[s.off:], crc32.ChecksumIEEE(out[off-min(off, 16):min(off+8, uint64(len(b)))]))
 		}
+	}
+	if s := im.section(".BTF"); s != nil {
+		btf.Mask(out[s.off : s.off+s.size : s.off+s.size])
 	}
 	// Slots are what their symbol is, whatever they hold at first.
 	for addr, l := range m.named {

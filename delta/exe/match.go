@@ -20,11 +20,13 @@ func Match(ctx context.Context, old, new []byte) ([]Move, error) {
 	if a == nil || b == nil {
 		return nil, nil
 	}
+	types := Types(old, new)
 	var moves []Move
 	for round := range matchRounds {
 		if round > 0 {
 			a, b = slices.Clone(old), new
 			Rewrite(a, new, slices.Clone(moves))
+			RewriteTypes(a, types)
 		}
 		regions, err := bsdiff.Regions(ctx, a, b)
 		if err != nil {
