@@ -72,6 +72,9 @@ func (u *unpacker) put(k Kind, p []byte, path string, depth int) {
 	if len(p) == 0 {
 		return
 	}
+	if k == Member && path == "" { // one that is called "/"
+		k = Raw
+	}
 	u.segment(k, int64(len(p)), path, depth)
 	u.plain = append(u.plain, p...)
 	if k == Member {
