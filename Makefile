@@ -18,7 +18,7 @@ endif
 # at), and the most that one may take.
 TESTFLAGS ?= -p 1 -timeout 10m
 
-.PHONY: help build demo test test-race test-crash test-posix test-boot bench-view bench-delta bench-bsdiff fuzz cross vet install clean
+.PHONY: help build demo test test-race test-crash test-posix test-memory test-boot bench-view bench-delta bench-bsdiff fuzz cross vet install clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -46,6 +46,10 @@ test-crash: ## at least 2,000 crash states of every command that changes a pool;
 test-posix: ## the long differential and posix runs of the view
 	@integration/deps.sh test
 	BTROVL_LONG=1 $(TESTENV) $(GO) test -count=1 -timeout 60m -v ./integration/viewtest
+
+test-memory: ## an update with a file of 3 GiB in the memory that its manifest states (minutes, 16 GiB of disk)
+	@integration/deps.sh test
+	BTROVL_MEMORY=1 $(TESTENV) $(GO) test -count=1 -timeout 60m -v -run Memory ./integration/trusttest
 
 test-boot: build ## boots a machine (QEMU) whose root is a view, and pulls its plug
 	@integration/deps.sh boot
