@@ -406,7 +406,9 @@ func TestSwitchAtScale(t *testing.T) {
 		r, err := s.switchBase(t.Context())
 		ok(t, err)
 		t.Logf("switch %d: %d changed, %d objects known; paused %v, all switched after %v", n+1, r.Changed, r.Nodes, r.Paused, r.Total)
-		if r.Changed < changed {
+		// Somebody may have let the kernel drop its caches since: what it does not know
+		// need not be told.
+		if r.Changed < changed && r.Nodes >= files {
 			t.Errorf("only %d changes were found", r.Changed)
 		}
 		for i := range changed {
