@@ -59,7 +59,7 @@ const nobody = 65534
 // output runs a command as a user and returns its exit code and all it printed.
 func output(t testing.TB, uid uint32, pool string, argv ...string) (int, string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience())
 	defer cancel()
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir = "/"
@@ -95,4 +95,12 @@ func ok(t testing.TB, errs ...error) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// patience bounds a command; only a hang reaches it.
+func patience() time.Duration {
+	if os.Getenv("BTROVL_MEMORY") != "" {
+		return 30 * time.Minute
+	}
+	return 2 * time.Minute
 }
