@@ -363,7 +363,7 @@ func fill(t *testing.T, path string) {
 	if err := unix.Statfs(filepath.Dir(path), &st); err != nil {
 		t.Fatal(err)
 	}
-	if free := int64(st.Bavail) * st.Bsize; free > 8<<20 {
+	if free := int64(st.Bavail) * int64(st.Bsize); free > 8<<20 {
 		t.Fatalf("the disk is not full: %d bytes are free", free)
 	}
 }
