@@ -28,7 +28,7 @@ const (
 // WriteBSDIFF40 writes a patch from old to new that bspatch can apply. It holds the
 // patch in memory.
 func WriteBSDIFF40(ctx context.Context, w io.Writer, old, new []byte) error {
-	regions, err := scan(ctx, newIndex(old), new, 0)
+	regions, err := scan(ctx, newIndex(old), new, 0, 8) // a triple takes 24 bytes: bsdiff's own measure
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func Diff(ctx context.Context, new []byte, sources [][]byte, o Options) ([]Op, e
 		} else {
 			old = t.appendTo(make([]byte, 0, t.size), 0, t.size)
 		}
-		regions, err = scan(ctx, newIndex(old), new, 0)
+		regions, err = match(ctx, newIndex(old), new, 0)
 	} else {
 		regions, err = longDiff(ctx, new, t, o.Window)
 	}

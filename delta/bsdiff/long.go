@@ -347,7 +347,7 @@ func (m *gapMatcher) flush() error {
 		if i, ok := slices.BinarySearch(olds, g.old/granule*granule); ok {
 			at = starts[i] + g.old%granule
 		}
-		regions, err := scan(m.ctx, x, m.new[g.from:g.to], min(at, len(local)))
+		regions, err := match(m.ctx, x, m.new[g.from:g.to], min(at, len(local)))
 		if err != nil {
 			return err
 		}

@@ -12,7 +12,7 @@ type Region struct {
 // knows better what resembles what (see delta/exe) matches other texts of the same
 // layout, and then makes operations of the regions with [Ops].
 func Regions(ctx context.Context, old, new []byte) ([]Region, error) {
-	regions, err := scan(ctx, newIndex(old), new, 0)
+	regions, err := match(ctx, newIndex(old), new, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -8,18 +8,23 @@ type region struct {
 	new, old, n int
 }
 
-// scan finds the regions of p, in order, whose first bytes may lie at start in the
-// old text. This is the method of Colin Percival's
-// bsdiff: walk along the new file; leave the current alignment (old position minus
-// new position) only for an exact match that explains a few bytes more than the
-// alignment does; then let the old and the new alignment grow towards each
-// other while more than half of the bytes match. (bsdiff asks for 8 bytes more;
-// with 4, and dropping afterwards what does not pay, patches are 5 % smaller.)
-func scan(ctx context.Context, x *index, p []byte, start int) ([]region, error) {
-	const (
-		better = 4  // bytes that a new alignment must gain
-		skip   = 32 // equal bytes that are not worth a search
-	)
+// match finds the regions of p, in order, whose first bytes may lie at start in the old text.
+func match(ctx context.Context, x *index, p []byte, start int) ([]region, error) {
+	// bsdiff asks for 8 bytes; with 4, and dropping afterwards what does not pay,
+	// patches are 5 % smaller.
+	regions, err := scan(ctx, x, p, start, 4)
+	if err != nil {
+		return nil, err
+	}
+	return prune(x.text, p, regions), nil
+}
+
+// scan is the method of Colin Percival's bsdiff: walk along the new file; leave the
+// current alignment (old position minus new position) only for an exact match that
+// explains a few bytes (better) more than the alignment does; then let the old and the
+// new alignment grow towards each other while more than half of the bytes match.
+func scan(ctx context.Context, x *index, p []byte, start, better int) ([]region, error) {
+	const skip = 32 // equal bytes that are not worth a search
 	var out []region
 	cur := region{old: start} // its length is not known yet
 	at, known := 0, 0         // old[at+offset…known+offset] has been compared: score
@@ -70,7 +75,7 @@ func scan(ctx context.Context, x *index, p []byte, start int) ([]region, error) 
 	if cur.n > 0 {
 		out = append(out, cur)
 	}
-	return prune(x.text, p, out), nil
+	return out, nil
 }
 
 // meet sets the length of cur and moves the start of next back.
