@@ -71,6 +71,10 @@ func TestCrashStockScheme(t *testing.T) {
 	}
 	tab.print(t, "Comparison: without the order of durable steps")
 	if tab.total().neither == 0 {
+		if want(t) == 0 { // thinned: a sync by another process can hide the defect in a recording
+			t.Log("the plain scheme survived the few states of this run; make test-crash insists")
+			return
+		}
 		t.Error("the plain scheme survived every state: this harness does not see what it must see")
 	}
 }
