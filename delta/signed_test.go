@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -35,7 +36,13 @@ type victim struct {
 
 func newVictim(t *testing.T) *victim {
 	v := &victim{program: filepath.Join(t.TempDir(), "btrovl"), dir: testenv.Btrfs(t)}
-	testenv.Run(t, "go", "build", "-o", v.program, "github.com/btrovl/btrovl/cmd/btrovl")
+	build := []string{"build", "-o", v.program}
+	if strconv.IntSize == 32 { // go-fuse needs a patch there, see make cross
+		mod := t.TempDir()
+		testenv.Run(t, "sh", "-c", "cd .. && integration/go-fuse-32bit.sh "+mod)
+		build = append(build, "-modfile", filepath.Join(mod, "go.mod"))
+	}
+	testenv.Run(t, "go", append(build, "github.com/btrovl/btrovl/cmd/btrovl")...)
 	tree := filepath.Join(t.TempDir(), "tree")
 	steps := func(errs ...error) {
 		t.Helper()
