@@ -1,7 +1,7 @@
 // Package fusefs serves a union (package overlay) as a FUSE file system, and
 // exchanges its layers while it is mounted.
 //
-//	program ─ VFS ─ fuse.ko ══ /dev/fuse ══ go-fuse ─ rawFS ─ overlay.Union ─ btrfs
+//	program ─ VFS ─ fuse.ko ══ connection ─ go-fuse ─ rawFS ─ overlay.Union ─ btrfs
 //	           │ caches entries, negative entries, attributes, symlinks, lists and
 //	           │ pages without time limit; asks only for what it does not know
 //	           └ checks permissions (default_permissions), keeps locks
@@ -34,6 +34,7 @@
 // # Locks
 //
 //	View.switching     one switch at a time
+//	├─ connection.mu   a notification against the closing of /dev/fuse
 //	└─ View.mu         freeze and its timer
 //	   └─ the union's  see package overlay
 package fusefs

@@ -50,18 +50,15 @@ func Mount(mountpoint string, u *overlay.Union, o Options) (*View, error) {
 	v.fs = &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, log: o.Logger}
 	v.fs.c.start = time.Now()
 	v.fs.handshake.Store(true)
-	v.server, err = fuse.NewServer(v.fs, mountpoint, v.fuseOptions())
+	v.conn, err = connect(v.fs, mountpoint, v.fuseOptions(), o.Logger)
 	if err != nil {
 		return nil, fmt.Errorf("cannot mount at %s: %w", mountpoint, err)
 	}
 	go func() {
 		defer close(v.done)
-		v.server.Serve()
+		v.conn.serve()
 	}()
-	err = v.server.WaitMount()
-	if err == nil {
-		err = v.learnNoOpen()
-	}
+	err = v.learnNoOpen()
 	v.fs.handshake.Store(false)
 	if err != nil {
 		unix.Unmount(mountpoint, unix.MNT_DETACH)
@@ -113,21 +110,15 @@ func (v *View) fuseOptions() *fuse.MountOptions {
 	if v.opt.ReadOnly {
 		flags |= unix.MS_RDONLY
 	}
-	if flags == 0 {
-		flags = unix.MS_MGC_VAL // go-fuse takes 0 for nosuid,nodev
-	}
 	return &fuse.MountOptions{
-		AllowOther:        true,
-		Options:           []string{"default_permissions"},
-		FsName:            v.opt.FSName,
-		Name:              "btrovl",
-		DirectMountStrict: true,
-		DirectMountFlags:  flags,
-		MaxWrite:          maxRequest,
-		MaxBackground:     64,
-		MaxStackDepth:     1, // an overlayfs fits on top
-		EnableAcl:         true,
-		DisableSplice:     true, // 1 MiB exceeds a pipe
+		Options:          []string{"default_permissions"},
+		FsName:           v.opt.FSName,
+		Name:             "btrovl",
+		DirectMountFlags: flags,
+		MaxWrite:         maxRequest,
+		MaxBackground:    64,
+		MaxStackDepth:    1, // an overlayfs fits on top
+		EnableAcl:        true,
 
 		// Only this server changes the layers: nothing expires by itself.
 		EnableSymlinkCaching:     true,

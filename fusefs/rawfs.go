@@ -17,14 +17,13 @@ type rawFS struct {
 	u                  *overlay.Union
 	log                *slog.Logger
 	c                  counters
-	server             *fuse.Server
 	handshake          atomic.Bool // the file that teaches the kernel no-open can be found
 }
 
 var _ fuse.RawFileSystem = (*rawFS)(nil)
 
 func (f *rawFS) String() string               { return "btrovl" }
-func (f *rawFS) Init(s *fuse.Server)          { f.server = s }
+func (f *rawFS) Init(*fuse.Server)            {}
 func (f *rawFS) SetDebug(bool)                {}
 func (f *rawFS) OnUnmount()                   {}
 func (f *rawFS) node(id uint64) *overlay.Node { return f.u.Node(id) }

@@ -35,7 +35,7 @@ func (f *rawFS) Read(_ <-chan struct{}, in *fuse.ReadIn, buf []byte) (res fuse.R
 	if err != nil {
 		return nil, f.status(err)
 	}
-	return fuse.ReadResultData(buf[:got]), fuse.OK
+	return inPlace(buf[:got]), fuse.OK
 }
 
 func (f *rawFS) Write(_ <-chan struct{}, in *fuse.WriteIn, data []byte) (written uint32, st fuse.Status) {

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/overlay"
@@ -80,24 +79,24 @@ func (v *View) commit(plan *overlay.Plan, r *SwitchReport) (c overlay.Changes, e
 // directories come first: a removed directory must have lost its entries.
 func (v *View) tell(c *overlay.Changes) {
 	for _, g := range c.Gone {
-		switch st := v.server.DeleteNotify(g.Parent, g.Child, g.Name); st {
-		case fuse.OK, fuse.ENOENT:
+		switch err := v.conn.deleteEntry(g.Parent, g.Child, g.Name); err {
+		case nil, unix.ENOENT:
 		default:
 			// Still used below; it is not found by name any more.
-			v.log.Debug("a removed name is in use", "name", g.Name, "status", st)
-			v.server.EntryNotify(g.Parent, g.Name)
+			v.log.Debug("a removed name is in use", "name", g.Name, "error", err)
+			v.conn.forgetEntry(g.Parent, g.Name)
 		}
 	}
 	for _, a := range c.Added {
-		v.server.EntryNotify(a.Parent, a.Name)
+		v.conn.forgetEntry(a.Parent, a.Name)
 	}
 	for _, id := range c.Content {
 		// The kernel may be reading the old list this moment; this waits for it.
-		v.server.EntryNotify(id, handshakeName)
-		v.server.InodeNotify(id, 0, 0)
+		v.conn.forgetEntry(id, handshakeName)
+		v.conn.forgetInode(id, 0, 0)
 	}
 	for _, id := range c.Attrs {
-		v.server.InodeNotify(id, -1, 0)
+		v.conn.forgetInode(id, -1, 0)
 	}
 }
 

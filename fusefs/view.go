@@ -5,8 +5,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hanwen/go-fuse/v2/fuse"
-
 	"github.com/btrovl/btrovl/overlay"
 )
 
@@ -71,7 +69,7 @@ type View struct {
 	log        *slog.Logger
 	u          *overlay.Union
 	fs         *rawFS
-	server     *fuse.Server
+	conn       *connection
 	dev        uint64        // st_dev of the mount, which names its FUSE connection
 	done       chan struct{} // closed when the last request was answered
 

@@ -1,0 +1,250 @@
+package fusefs
+
+import (
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"unsafe"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// connection is a mount's /dev/fuse: it reads requests, lets go-fuse's
+// ProtocolServer take them apart and rawFS answer them, and writes the answers.
+// It stands in for fuse.Server because of what a request costs: a thread that reads,
+// answers and writes with buffers of its own is woken once a request, by the kernel;
+// fuse.Server starts a goroutine for most requests, and wakes a second thread for it.
+//
+// # Readers
+//
+// A reader is a goroutine in that loop. While requests are answered at once,
+// minReaders of them take turns. But any request may take long (a cold disk, a
+// change while the view is frozen), so a reader that leaves nobody behind who reads
+// sends another one before it goes to work. There is no upper limit: with one, the last
+// reader that waits would be a view that hangs. A reader that comes back and finds enough
+// others reading rests.
+//
+// # Processors
+//
+// A thread in a system call keeps its processor of the Go scheduler as long as there
+// are idle ones, and goes on with it when the call returns. So the scheduler needs more
+// processors than there are readers; see enoughProcs.
+type connection struct {
+	server  *fuse.ProtocolServer
+	log     *slog.Logger
+	buffers sync.Pool // *buffer
+
+	readers sync.WaitGroup
+	reading atomic.Int32  // readers in read(2) or on their way there
+	resting atomic.Int32  // readers that wait for wake
+	wake    chan struct{} // whoever sends has counted the receiver in reading
+	ended   chan struct{} // closed when the file system is unmounted
+	end     sync.Once
+
+	mu sync.RWMutex // held for reading by notifications, which must not use a closed fd
+	fd int          // -1 when closed
+}
+
+const (
+	minReaders = 2
+	maxResting = 6
+	headroom   = 4096 // of a request, beside its data
+)
+
+// connect mounts a file system and answers the kernel's INIT.
+func connect(fs fuse.RawFileSystem, mountpoint string, o *fuse.MountOptions, log *slog.Logger) (*connection, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(mountpoint, &st); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open /dev/fuse: %w", err)
+	}
+	data := append([]string{
+		fmt.Sprintf("fd=%d", fd), fmt.Sprintf("rootmode=%o", st.Mode&unix.S_IFMT),
+		fmt.Sprintf("user_id=%d", os.Geteuid()), fmt.Sprintf("group_id=%d", os.Getegid()),
+		fmt.Sprintf("max_read=%d", o.MaxWrite), "allow_other",
+	}, o.Options...)
+	if err := unix.Mount(o.FsName, mountpoint, "fuse."+o.Name, o.DirectMountFlags, strings.Join(data, ",")); err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	c := &connection{server: fuse.NewProtocolServer(fs, o), log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
+	size := o.MaxWrite + headroom
+	c.buffers.New = func() any { return newBuffer(size) }
+	b := newBuffer(size)
+	n, err := c.read(b.request)
+	if err == nil {
+		err = c.answer(b, n)
+	}
+	if err != nil {
+		unix.Unmount(mountpoint, unix.MNT_DETACH)
+		unix.Close(fd)
+		return nil, fmt.Errorf("cannot greet the kernel: %w", err)
+	}
+	enoughProcs()
+	return c, nil
+}
+
+// enoughProcs gives the scheduler two processors more than there are readers,
+// unless the environment says how many. Without them a request waits for the
+// scheduler's monitor, which takes processors away from threads in read(2): 40 µs
+// instead of 10.
+func enoughProcs() {
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < minReaders+2 {
+		runtime.GOMAXPROCS(minReaders + 2)
+	}
+}
+
+// buffer holds a request and its answer. The data of a WRITE, and of the answer to
+// a READ, lie on a page behind their headers: that is what O_DIRECT wants, and what
+// copies fastest.
+type buffer struct{ request, reply []byte }
+
+const (
+	requestHeader = 40 + 40 // struct fuse_in_header, struct fuse_write_in
+	replyHeader   = 16      // struct fuse_out_header
+)
+
+func newBuffer(size int) *buffer {
+	behind := func(header int) []byte {
+		b := make([]byte, size+4096)
+		skip := int(-(uintptr(unsafe.Pointer(&b[0])) + uintptr(header)) & 4095)
+		return b[skip : skip+size : skip+size]
+	}
+	return &buffer{request: behind(requestHeader), reply: behind(replyHeader)}
+}
+
+// serve answers requests until the file system is unmounted everywhere and the
+// last one is answered.
+func (c *connection) serve() {
+	c.reading.Store(minReaders)
+	for range minReaders {
+		c.readers.Go(c.reader)
+	}
+	c.readers.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	unix.Close(c.fd)
+	c.fd = -1
+}
+
+// reader begins counted in c.reading.
+func (c *connection) reader() {
+	b, _ := c.buffers.Get().(*buffer)
+	defer c.buffers.Put(b)
+	for {
+		n, err := c.read(b.request)
+		left := c.reading.Add(-1)
+		if err != nil {
+			if err != unix.ENODEV {
+				c.log.Error("requests cannot be read any more", "error", err)
+			}
+			c.end.Do(func() { close(c.ended) })
+			return
+		}
+		if left == 0 && !quick(b.request) {
+			c.relieve()
+		}
+		if err := c.answer(b, n); err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
+			c.log.Warn("an answer was refused by the kernel", "error", err)
+		}
+		if !c.again() {
+			return
+		}
+	}
+}
+
+// quick says whether a request is answered without waiting for anything. The
+// kernel sends FORGETs in thousands and waits for none of them.
+func quick(request []byte) bool {
+	op := binary.NativeEndian.Uint32(request[4:])
+	return op == opcodeForget || op == opcodeBatchForget || op == opcodeInterrupt
+}
+
+const ( // of linux/fuse.h
+	opcodeForget      = 2
+	opcodeInterrupt   = 36
+	opcodeBatchForget = 42
+)
+
+// relieve sends somebody to read while the caller works.
+func (c *connection) relieve() {
+	c.reading.Add(1)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+		c.readers.Go(c.reader)
+	}
+}
+
+// again says whether a reader goes on, after a rest if enough others read.
+func (c *connection) again() bool {
+	for r := c.reading.Load(); r < minReaders; r = c.reading.Load() {
+		if c.reading.CompareAndSwap(r, r+1) {
+			return true
+		}
+	}
+	defer c.resting.Add(-1)
+	if c.resting.Add(1) > maxResting {
+		return false
+	}
+	select {
+	case <-c.wake:
+		return true
+	case <-c.ended:
+		return false
+	}
+}
+
+// read waits for a request.
+func (c *connection) read(b []byte) (int, error) {
+	for {
+		n, err := unix.Read(c.fd, b)
+		switch {
+		case err == unix.EINTR || err == unix.ENOENT: // ENOENT: it was taken back meanwhile
+		case err == nil && n < 40:
+			return 0, fmt.Errorf("a request of %d bytes", n)
+		default:
+			return n, err
+		}
+	}
+}
+
+// answer answers the request in the first n bytes.
+func (c *connection) answer(b *buffer, n int) error {
+	size, st := c.server.HandleRequest([][]byte{b.request[:n]}, [][]byte{b.reply})
+	if st != fuse.OK {
+		return syscall.Errno(st)
+	}
+	if size == 0 {
+		return nil // FORGET and its like have no answer
+	}
+	_, err := unix.Write(c.fd, b.reply[:size])
+	return err
+}
+
+// inPlace is the answer to a READ that was read to where it is sent from.
+type inPlace []byte
+
+func (r inPlace) Size() int                          { return len(r) }
+func (r inPlace) Done()                              {}
+func (r inPlace) Bytes([]byte) ([]byte, fuse.Status) { return r, fuse.OK }
+func (r inPlace) Readv(to [][]byte) (int, fuse.Status) {
+	if len(r) > 0 && len(to) == 1 && &to[0][0] == &r[0] {
+		return len(r), fuse.OK
+	}
+	n := 0
+	for _, b := range to {
+		n += copy(b, r[n:])
+	}
+	return n, fuse.OK
+}
