@@ -178,13 +178,15 @@ func unlinkMany(j *job) (float64, error) {
 	return d, os.Remove(j.path("tmp/many"))
 }
 
-// firstWrite changes one page of a file of the base that nobody changed yet, so a
-// round takes one of the files copyup/0….
+// firstWrite opens a file of the base that nobody changed yet and changes one page,
+// so a round takes one of the files copyup/0…. The open counts: overlayfs copies up there.
 func firstWrite(j *job) (float64, error) {
 	if err := j.m.dropCaches(); err != nil {
 		return 0, err
 	}
-	return withFile(j.path(fmt.Sprintf("copyup/%d", j.round%copyUps)), unix.O_RDWR, func(fd int) (float64, error) {
-		return loop(1, func(int) error { return full(unix.Pwrite(fd, []byte("X"), 4096))(1) })
+	p := j.path(fmt.Sprintf("copyup/%d", j.round%copyUps))
+	return loop(1, func(int) error {
+		_, err := withFile(p, unix.O_RDWR, func(fd int) (float64, error) { return 0, full(unix.Pwrite(fd, []byte("X"), 4096))(1) })
+		return err
 	})
 }

@@ -30,9 +30,14 @@ func (m *machine) mountAll(ctx context.Context) ([]*target, error) {
 		if err != nil {
 			return nil, err
 		}
-		if t != nil {
-			ts = append(ts, t)
+		if t == nil {
+			continue
 		}
+		// The files of the base are copies, so the index does not know their times yet.
+		if err := command(ctx, "git", "-c", "safe.directory=*", "-C", filepath.Join(t.root, "goroot/src"), "status", "--porcelain"); err != nil {
+			return nil, err
+		}
+		ts = append(ts, t)
 	}
 	return ts, nil
 }
