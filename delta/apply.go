@@ -97,6 +97,7 @@ type applier struct {
 	progress func(done, total int64)
 	total    int64
 	limit    int64 // what the manifest says of new content
+	window   int64 // bytes of a file that may be written before the disk is waited for
 
 	sem         *semaphore.Weighted
 	objects     *semaphore.Weighted // memory for objects, objectLimit bytes
@@ -117,7 +118,7 @@ const inFlight = 8 << 20
 
 func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *applier {
 	a := &applier{base: base, stage: s, olds: s.olds, news: s.news, jobs: o.Jobs, progress: o.Progress,
-		total: m.Apply.NewData, limit: m.Apply.NewData, sem: semaphore.NewWeighted(inFlight), objectLimit: objectLimit(m.Apply.Memory)}
+		total: m.Apply.NewData, limit: m.Apply.NewData, window: max(allowedMemory(m)/32, 1<<20), sem: semaphore.NewWeighted(inFlight), objectLimit: objectLimit(m.Apply.Memory)}
 	a.objects = semaphore.NewWeighted(a.objectLimit)
 	if a.jobs <= 0 {
 		a.jobs = runtime.GOMAXPROCS(0)

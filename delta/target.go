@@ -20,6 +20,7 @@ type stageFile struct {
 	f      *os.File
 	views  []*view
 	cloned bool
+	dirty  int64 // bytes written since writing to the disk was begun last
 }
 
 func (t *stageTarget) open(rec *record, views []*view) (sink, error) {
@@ -67,9 +68,7 @@ func cloneAll(f *os.File, v *view) bool {
 // put writes the blocks that the clone does not have.
 func (s *stageFile) put(p []byte, at int64, changed []bool) error {
 	if !s.cloned {
-		_, err := s.f.WriteAt(p, at)
-		s.t.a.written.Add(int64(len(p)))
-		return err
+		return s.write(p, at)
 	}
 	for i := 0; i < len(changed); i++ {
 		if !changed[i] {
@@ -80,12 +79,31 @@ func (s *stageFile) put(p []byte, at int64, changed []bool) error {
 			i++
 		}
 		q := p[from*blockSizeFS : min(i*blockSizeFS, len(p))]
-		if _, err := s.f.WriteAt(q, at+int64(from*blockSizeFS)); err != nil {
+		if err := s.write(q, at+int64(from*blockSizeFS)); err != nil {
 			return err
 		}
-		s.t.a.written.Add(int64(len(q)))
 	}
 	return nil
+}
+
+// write keeps what of a file is in memory and not on the disk below two windows: when
+// one is full it waits for the one before. Without that, an update is killed in a memory
+// cgroup that its own memory fits in, by pages that a slow disk does not take in time
+// (make test-memory, 64 MiB).
+func (s *stageFile) write(p []byte, at int64) error {
+	if _, err := s.f.WriteAt(p, at); err != nil {
+		return err
+	}
+	s.t.a.written.Add(int64(len(p)))
+	if s.dirty += int64(len(p)); s.dirty < s.t.a.window {
+		return nil
+	}
+	s.dirty = 0
+	err := unix.SyncFileRange(int(s.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
+	if err == unix.ENOSYS {
+		return nil
+	}
+	return err
 }
 
 // share reflinks a run that moved.
