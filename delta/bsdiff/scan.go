@@ -78,6 +78,10 @@ func scan(ctx context.Context, x *index, p []byte, start, better int) ([]region,
 	return out, nil
 }
 
+// maxBack bounds how far a new alignment grows backwards over the one before. Without it, texts
+// that resemble themselves everywhere take quadratic time.
+const maxBack = 16 << 10
+
 // meet sets the length of cur and moves the start of next back.
 func meet(old, p []byte, cur, next *region) {
 	gap := next.new - cur.new
@@ -96,7 +100,7 @@ func meet(old, p []byte, cur, next *region) {
 	back := 0
 	if next.new < len(p) {
 		best, score = 0, 0
-		for i := 1; i <= gap && i <= next.old; i++ {
+		for i := 1; i <= min(gap, next.old, maxBack); i++ {
 			if old[next.old-i] == p[next.new-i] {
 				score++
 			} else {
