@@ -15,7 +15,7 @@ func TestSelfSimilarTexts(t *testing.T) {
 		}
 		return b
 	}
-	const n = 2 << 20
+	const n = 3 << 19
 	for _, p := range [][2][]byte{
 		{dots(n, 100), make([]byte, n)},
 		{make([]byte, n), dots(n, 100)},
