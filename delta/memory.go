@@ -20,10 +20,14 @@ func listingMemory(entries int, encoded int64) int64 {
 	return perEntry*int64(entries) + 3*encoded
 }
 
+// leastMemory is what an update takes, with the program's text, however little is asked
+// for (make test-memory: 40 MiB).
+const leastMemory = 48 << 20
+
 // statedMemory is what a manifest says: the memory that was asked for, and what large
 // lists take beyond the share of it that is theirs.
 func statedMemory(asked, listings int64) int64 {
-	return asked + max(0, listings-asked/4)
+	return max(asked, leastMemory) + max(0, listings-asked/4)
 }
 
 // allowedMemory is what a bundle may take.
