@@ -50,11 +50,12 @@ var callTable = map[string]func(a *actor, o *Op) (Result, error){
 		return count(n), err
 	},
 	"lseek": func(a *actor, o *Op) (Result, error) { // FD Off Flags (whence)
-		n, err := unix.Seek(a.slot(o.FD), o.Off, o.Flags)
 		var st unix.Stat_t
-		if unix.Fstat(a.slot(o.FD), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-			n = 0 // from the end, it would be the size, which directories have none of
+		dir := unix.Fstat(a.slot(o.FD), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+		if dir && o.Flags >= unix.SEEK_END {
+			return Result{}, nil // END, DATA and HOLE go by the size, which directories have none of
 		}
+		n, err := unix.Seek(a.slot(o.FD), o.Off, o.Flags)
 		return Result{N: n}, err
 	},
 	"map": (*actor).mapped, // FD Off Len Mode (0: read, else write with this seed)

@@ -11,7 +11,7 @@ import (
 // what the calls will do, in which nobody lacks a permission and little else is checked:
 // good enough to aim at what exists most of the time.
 func Generate(seed uint64, n int) []Op {
-	g := &generator{r: rand.New(rand.NewPCG(seed, 2)), model: newModel(planBase(seed))}
+	g := &generator{r: rand.New(rand.NewPCG(seed, 2)), model: newModel(planBase(seed)), caps: withCapabilities(seed)}
 	var ops []Op
 	for len(ops) < n {
 		ops = append(ops, g.op())
@@ -22,6 +22,7 @@ func Generate(seed uint64, n int) []Op {
 type generator struct {
 	r      *rand.Rand
 	model  *model
+	caps   bool               // see withCapabilities
 	opened [8][slots + 1]kind // by actor and slot
 	tmp    [8]int             // by actor: the slot of the last O_TMPFILE file, 0 if none
 	attrs  []Op               // the calls that set xattrs
@@ -169,7 +170,11 @@ func (g *generator) fd(o *Op, as kind) {
 }
 
 func (g *generator) mode() uint32 {
-	return pick[uint32](g, 0o644, 0o755, 0o777, 0o700, 0o600, 0o666, 0o400, 0, 0o4755, 0o2755, 0o1777, 0o2775, 0o6777, 0o750)
+	m := pick[uint32](g, 0o644, 0o755, 0o777, 0o700, 0o600, 0o666, 0o400, 0, 0o4755, 0o2755, 0o1777, 0o2775, 0o6777, 0o750)
+	if g.caps {
+		m &^= 0o6000
+	}
+	return m
 }
 
 func (g *generator) offset() int64 {
@@ -198,7 +203,8 @@ func (g *generator) length() int64 {
 
 // openAs notes that a slot holds what the model believes to be at the path.
 func (g *generator) openAs(o *Op, as kind) {
-	if o.Call == "open" && o.Flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) == 0 && o.Dir == 0 && g.model.kinds[o.Path] != as {
+	if k := g.model.kinds[o.Path]; o.Dir == 0 && (k == other || o.Flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) == 0 && k != as) {
+		g.opened[o.Actor][o.FD] = none // if it opens at all
 		return
 	}
 	g.opened[o.Actor][o.FD] = as
@@ -292,6 +298,9 @@ func (g *generator) ftruncate(o *Op) { o.Call, o.Off = "ftruncate", g.offset(); 
 func (g *generator) fallocate(o *Op) {
 	o.Call, o.Off, o.Len = "fallocate", g.offset(), g.length()
 	o.Flags = pick(g, 0, unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, unix.FALLOC_FL_ZERO_RANGE, unix.FALLOC_FL_ZERO_RANGE|unix.FALLOC_FL_KEEP_SIZE)
+	if g.caps && o.Flags&unix.FALLOC_FL_PUNCH_HOLE != 0 {
+		o.Flags = 0
+	}
 	g.fd(o, file)
 }
 
@@ -363,6 +372,9 @@ func (g *generator) fchmod(o *Op) { o.Call, o.Mode = "fchmod", g.mode(); g.fd(o,
 func (g *generator) owner(o *Op) {
 	u := pick(g, Users...)
 	o.UID, o.GID = pick(g, u.UID, -1), pick(g, u.GID, -1, 2000)
+	if o.UID == -1 && o.GID == -1 {
+		o.GID = u.GID // see NotGenerated
+	}
 }
 func (g *generator) chown(o *Op) {
 	o.Call, o.Flags = "chown", pick(g, 0, unix.AT_SYMLINK_NOFOLLOW)
@@ -378,6 +390,9 @@ func (g *generator) utimes(o *Op) {
 
 func (g *generator) attr(o *Op) {
 	o.Name = pick(g, "user.u", "user.v", "trusted.t", "security.capability", "user."+strings.Repeat("n", 250), "system.posix_acl_access", "bogus")
+	if o.Name == "security.capability" && !g.caps {
+		o.Name = "user.w"
+	}
 	o.Mode = pick[uint32](g, 0, 0, 1)
 }
 func (g *generator) value(o *Op) {
