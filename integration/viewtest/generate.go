@@ -2,6 +2,7 @@ package viewtest
 
 import (
 	"math/rand/v2"
+	"path"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -203,7 +204,7 @@ func (g *generator) length() int64 {
 
 // openAs notes that a slot holds what the model believes to be at the path.
 func (g *generator) openAs(o *Op, as kind) {
-	if k := g.model.kinds[o.Path]; o.Dir == 0 && (k == other || o.Flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) == 0 && k != as) {
+	if k := g.model.kinds[strings.TrimPrefix(path.Clean("/"+o.Path), "/")]; o.Dir == 0 && (k == other || o.Flags&(unix.O_CREAT|unix.O_TMPFILE&^unix.O_DIRECTORY) == 0 && k != as) {
 		g.opened[o.Actor][o.FD] = none // if it opens at all
 		return
 	}

@@ -18,12 +18,12 @@ import (
 
 // The two measures against each other: this finds mistakes of the test itself, and
 // tells how exact kernel overlayfs is.
-func TestDifferentialOverlayfs(t *testing.T) { differential(t, 4*time.Second, Native(), Overlayfs()) }
+func TestDifferentialOverlayfs(t *testing.T) { differential(t, 2*time.Second, Native(), Overlayfs()) }
 
 // What the test is for: the view behaves like a local file system.
 func TestDifferential(t *testing.T) {
 	testenv.FUSE(t)
-	differential(t, 12*time.Second, Native(), Overlayfs(), View())
+	differential(t, 9*time.Second, Native(), Overlayfs(), View())
 }
 
 // A known difference must be found, and nothing but the calls that show it may be
