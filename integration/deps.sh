@@ -15,6 +15,10 @@ newest_go() { # true if the go command can build this module (it fetches a newer
 	[ "${v:-0}" -ge 21 ]
 }
 
+want_python() { # with its standard library, which python3-minimal lacks
+	python3 -c 'import gzip, json, subprocess' 2>/dev/null || need="$need python3"
+}
+
 want_go() {
 	newest_go && return
 	# Debian 12's own Go is too old to fetch a toolchain: the one in backports can.
@@ -30,7 +34,7 @@ tests() {
 	common
 	want mkfs.btrfs btrfs-progs; want xz xz-utils; want zstd zstd; want bsdiff bsdiff; want minisign minisign
 	want setfattr attr; want setfacl acl; want strace strace; want rsync rsync; want pigz pigz
-	want python3 python3-minimal; want cpio cpio; want losetup mount; want zip zip
+	want_python; want cpio cpio; want losetup mount; want zip zip
 	want shellcheck shellcheck; want systemd-analyze systemd
 }
 
@@ -38,7 +42,7 @@ backports=
 case "${1:-}" in
 build) common ;;
 test) tests ;;
-demo) want mkfs.btrfs btrfs-progs; want xz xz-utils; want rsync rsync; want python3 python3-minimal
+demo) want mkfs.btrfs btrfs-progs; want xz xz-utils; want rsync rsync; want_python
       [ "${DEMO:-}" != debian ] || want debootstrap debootstrap ;;
 bench) tests; want ostree ostree; want fuse-overlayfs fuse-overlayfs; want fusermount3 fuse3; want fio fio; want debootstrap debootstrap
        want xdelta3 xdelta3; want casync casync; want cc gcc; want time time ;;
