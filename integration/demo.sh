@@ -65,8 +65,8 @@ mkdir "$M/work"; T1=$M/work/tree1 T2=$M/work/tree2
 if [ "$kind" = debian ]; then
 	say "Two states of Debian: the release, and the same with its security updates"
 	release=bookworm
-	uris() { sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\?\([^ ]*\) .*/\2/p' /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null; }
-	main=$(uris | grep -v security | head -n 1); security=$(uris | grep security | head -n 1)
+	uris() { cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null | sed -n 's/^URIs: *\([^ ]*\).*/\1/p; s/^deb \(\[[^]]*\] \)\?\([^ ]*\) .*/\2/p' || true; }
+	main=$(uris | awk '!/security/ {print; exit}'); security=$(uris | awk '/security/ {print; exit}')
 	[ -n "$main" ] && [ -n "$security" ] || fail "no Debian mirrors found in apt's sources"
 	run debootstrap --variant=minbase --include=openssh-server,python3,curl,ca-certificates,openssl,vim-tiny,sudo "$release" "$T1" "$main" >"$W/debootstrap.log"
 	printf '#!/bin/sh\nexit 101\n' >"$T1/usr/sbin/policy-rc.d"; chmod 755 "$T1/usr/sbin/policy-rc.d"
@@ -76,7 +76,8 @@ if [ "$kind" = debian ]; then
 	run chroot "$T2" apt-get -qq -o Acquire::Check-Valid-Until=false update
 	DEBIAN_FRONTEND=noninteractive run chroot "$T2" apt-get -qq -y dist-upgrade >"$W/upgrade.log" 2>&1
 	umount "$T2/proc"
-	for t in "$T1" "$T2"; do rm -rf "$t"/var/cache/apt/* "$t"/var/lib/apt/lists/*; cp "$T1/etc/apt/sources.list" "$t/etc/apt/sources.list"; done
+	for t in "$T1" "$T2"; do rm -rf "$t"/var/cache/apt/* "$t"/var/lib/apt/lists/*; done
+	cp "$T1/etc/apt/sources.list" "$T2/etc/apt/sources.list"
 else
 	say "The first version of the system: this machine's own /usr and /etc (up to ${LIMIT:=600} MiB of it, without its largest directories)"
 	mkdir -p "$T1"/{home,proc,sys,dev,run,tmp,var/lib/app,var/log,root,boot}; chmod 1777 "$T1/tmp"
