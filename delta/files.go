@@ -90,6 +90,9 @@ func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo,
 		if f.Bytes, err = r.skip(size, rec.inMemory()); err != nil {
 			return nil, err
 		}
+		if news != nil {
+			f.Why = whyRecorded(rec, olds, news)
+		}
 		files = append(files, f)
 	}
 	return files, br.Verify()
@@ -112,4 +115,28 @@ func (r *sectionReader) skip(size int64, object bool) (data int64, err error) {
 		}
 	}
 	return data, nil
+}
+
+// whyRecorded says how a file and its source are related, as far as their names tell:
+// the maker's own reasons do not travel.
+func whyRecorded(rec *record, olds, news *listing) string {
+	if len(rec.sources) == 0 {
+		return "nothing smaller was found"
+	}
+	s := rec.sources[0]
+	path, from := news.entries[rec.index].path, news
+	if !s.new {
+		from = olds
+	}
+	source := from.entries[s.index].path
+	switch {
+	case rec.method == methodCopy:
+		return "same content"
+	case source == path:
+		return "same path"
+	case shape(source) == shape(path):
+		return "path with other numbers"
+	default:
+		return "similar content"
+	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/delta"
 	"github.com/btrovl/btrovl/delta/bundle"
@@ -22,13 +24,13 @@ type bundleReport struct {
 }
 
 func (a *app) bundleInfoCmd() *cobra.Command {
-	var key string
+	var key, base string
 	var files bool
 	c := a.reports(command("info BUNDLE", "Say what a bundle is",
 		manual{
-			effect:  "Prints from and to which base a bundle leads, what it needs, and who signed it.\nBUNDLE is a file, or - for standard input. Needs no device and no root. Without\n--key the signature is not checked, and the output says so.",
-			exits:   []int{codeSignature, codeDamage, codeBundleFormat},
-			example: "btrovl bundle info 1-2.btrovl\nbtrovl bundle info --files --json 1-2.btrovl",
+			effect:  "Prints from and to which base a bundle leads, what it needs, and who signed it.\nBUNDLE is a file, or - for standard input. Needs no device and no root. Without\n--key the signature is not checked, and the output says so.\n\nA bundle names files by their place in the list of its base; --files with --base DIR,\nthat base's tree, prints paths, and why a source was taken.",
+			exits:   []int{codeSignature, codeDamage, codeBundleFormat, codeBase},
+			example: "btrovl bundle info 1-2.btrovl\nbtrovl bundle info --files --base tree1 1-2.btrovl",
 		}, cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) error {
 			in, err := a.input(ctx, args[0])
@@ -40,7 +42,16 @@ func (a *app) bundleInfoCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := fence(fenced{}); err != nil {
+			tree, err := openBaseTree(base, files)
+			if err != nil {
+				return err
+			}
+			defer tree.Close() // a nil file may be closed
+			var readable []string
+			if tree != nil {
+				readable = append(readable, tree.Name())
+			}
+			if err := fence(fenced{read: readable}); err != nil {
 				return err
 			}
 			br, err := in.bundle(ring)
@@ -49,7 +60,7 @@ func (a *app) bundleInfoCmd() *cobra.Command {
 			}
 			out := bundleReport{File: args[0], Size: max(in.size, 0), Signer: br.Signer(), Manifest: br.Manifest()}
 			if files {
-				if out.Files, err = delta.Files(ctx, br); err != nil {
+				if out.Files, err = delta.FilesOf(ctx, br, tree); err != nil {
 					return fmt.Errorf("%s: %w", in.name, err)
 				}
 			}
@@ -57,7 +68,24 @@ func (a *app) bundleInfoCmd() *cobra.Command {
 		}))
 	c.Flags().StringVar(&key, "key", "", "check the signature with this public key")
 	c.Flags().BoolVar(&files, "files", false, "list every file: method, source, bytes")
+	c.Flags().StringVar(&base, "base", "", "the tree of the base, to name the files (with --files)")
 	return c
+}
+
+// openBaseTree opens the directory whose list of files names those in a bundle; nil if
+// none was given.
+func openBaseTree(dir string, files bool) (*os.File, error) {
+	if dir == "" {
+		return nil, nil
+	}
+	if !files {
+		return nil, usagef("--base names the files that --files lists")
+	}
+	f, err := os.OpenFile(dir, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, usagef("cannot open the base: %v", err)
+	}
+	return f, nil
 }
 
 func (r bundleReport) text(w io.Writer) {
