@@ -40,6 +40,42 @@ type Options struct {
 	Reason    string   // for the history; "" makes one
 }
 
+// Plan is what a [Reset] does.
+type Plan struct {
+	Base          string   // of the new deployment
+	Emptied, Kept []string // names of overlays
+}
+
+// NewPlan says what a reset would do, and changes nothing. Error:
+// *subvolumes.UnknownError, for a kept name that is no overlay.
+func NewPlan(r *subvolumes.Record, o Options) (*Plan, error) {
+	active, err := activeOf(r)
+	if err != nil {
+		return nil, err
+	}
+	p := &Plan{Base: active.Base, Emptied: []string{}, Kept: []string{}}
+	if o.ToFactory {
+		f := r.Deployment(r.Factory)
+		if f == nil {
+			return nil, &subvolumes.UnknownError{Kind: "deployment", Name: "factory", Known: deployments(r)}
+		}
+		p.Base = f.Base
+	}
+	for _, name := range o.Keep {
+		if active.Overlay(name) == nil {
+			return nil, &subvolumes.UnknownError{Kind: "overlay", Name: name, Known: names(active)}
+		}
+	}
+	for _, ref := range active.Overlays {
+		if slices.Contains(o.Keep, ref.Name) {
+			p.Kept = append(p.Kept, ref.Name)
+		} else {
+			p.Emptied = append(p.Emptied, ref.Name)
+		}
+	}
+	return p, nil
+}
+
 // Reset commits a deployment whose overlays are empty, but for the kept ones. The
 // new state is on stable storage when it returns. Error: *subvolumes.UnknownError,
 // for a kept name that is no overlay; nothing was changed then.
@@ -48,37 +84,25 @@ func Reset(ctx context.Context, w *subvolumes.Writer, o Options) (*subvolumes.Re
 	if err != nil {
 		return nil, err
 	}
-	active, err := activeOf(r)
+	plan, err := NewPlan(r, o)
 	if err != nil {
 		return nil, err
-	}
-	base := active.Base
-	if o.ToFactory {
-		f := r.Deployment(r.Factory)
-		if f == nil {
-			return nil, &subvolumes.UnknownError{Kind: "deployment", Name: "factory", Known: deployments(r)}
-		}
-		base = f.Base
-	}
-	for _, name := range o.Keep {
-		if active.Overlay(name) == nil {
-			return nil, &subvolumes.UnknownError{Kind: "overlay", Name: name, Known: names(active)}
-		}
 	}
 	if o.Reason == "" {
 		o.Reason = reason(o)
 	}
+	active := r.Active()
 	refs := make([]subvolumes.OverlayRef, 0, len(active.Overlays))
 	for _, ref := range active.Overlays {
-		if !slices.Contains(o.Keep, ref.Name) {
-			if ref, err = w.FreshOverlay(ctx, defOf(r, ref), base); err != nil {
+		if slices.Contains(plan.Emptied, ref.Name) {
+			if ref, err = w.FreshOverlay(ctx, defOf(r, ref), plan.Base); err != nil {
 				return nil, err
 			}
 		}
 		refs = append(refs, ref)
 	}
 	// Back to the factory's base is back in time, and that was asked for.
-	return w.Deploy(ctx, subvolumes.Deployment{Base: base, Overlays: refs, Reason: o.Reason},
+	return w.Deploy(ctx, subvolumes.Deployment{Base: plan.Base, Overlays: refs, Reason: o.Reason},
 		subvolumes.DeployOptions{AllowDowngrade: o.ToFactory})
 }
 

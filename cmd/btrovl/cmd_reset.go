@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,7 @@ import (
 func (a *app) resetCmd() *cobra.Command {
 	var o reset.Options
 	var f switchFlags
-	var yes bool
+	var yes, dryRun bool
 	c := a.reports(command("reset", "Factory reset: empty overlays, but for those to keep",
 		manual{
 			effect: `Makes a new deployment whose overlays are empty, but for the kept ones, which stay
@@ -25,10 +24,15 @@ deployment. Mounted views switch at once; the one that is / at the next boot, un
 --now. Works on a full disk. Asks on a terminal; elsewhere it needs --yes.`,
 			durable: "the new deployment is on stable storage before any view shows it.",
 			exits:   poolExits(codeUnknown, codeSpace, codeViews, codeDeclined),
-			example: "btrovl reset --keep data\nbtrovl reset --keep data --keep wifi --yes\nbtrovl reset --to-factory --yes",
+			example: "btrovl reset --keep data\nbtrovl reset --keep data --keep wifi --yes\nbtrovl reset --to-factory --dry-run",
 		}, cobra.NoArgs,
 		func(ctx context.Context, args []string) error {
 			o.Keep = split(o.Keep)
+			if dryRun {
+				return a.read(func(p *subvolumes.Pool, r *subvolumes.Record) error {
+					return a.planReset(ctx, p, r, o)
+				})
+			}
 			return a.write(ctx, "reset", func(p *subvolumes.Pool, w *subvolumes.Writer) error {
 				if err := a.confirmReset(ctx, w, o, yes); err != nil {
 					return err
@@ -46,6 +50,7 @@ deployment. Mounted views switch at once; the one that is / at the next boot, un
 		}))
 	c.Flags().StringSliceVar(&o.Keep, "keep", nil, "an overlay that stays as it is (several times for several)")
 	c.Flags().BoolVar(&o.ToFactory, "to-factory", false, "also go back to the base that the machine was delivered with")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "say what would be lost; change nothing")
 	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	f.add(c, true)
 	return c
@@ -58,22 +63,16 @@ func (a *app) confirmReset(ctx context.Context, w *subvolumes.Writer, o reset.Op
 	if err != nil {
 		return err
 	}
-	for _, name := range o.Keep {
-		if err := knownOverlay(r, name); err != nil {
-			return err
-		}
+	plan, err := reset.NewPlan(r, o)
+	if err != nil {
+		return err
 	}
-	var wiped []string
-	if d := r.Active(); d != nil {
-		for _, ref := range d.Overlays {
-			if !slices.Contains(o.Keep, ref.Name) {
-				wiped = append(wiped, ref.Name)
-			}
-		}
-	}
-	what := "Empty the overlays " + strings.Join(wiped, ", ")
-	if len(wiped) == 0 {
+	what := "Empty the overlays " + strings.Join(plan.Emptied, ", ")
+	if len(plan.Emptied) == 0 {
 		what = "Make a new deployment (every overlay is kept)"
+	}
+	if now := r.Active().Base; plan.Base != now {
+		what += fmt.Sprintf(" and go from base %s back to base %s", now, plan.Base)
 	}
 	return a.confirm(ctx, yes, "%s?", what)
 }
