@@ -1,7 +1,10 @@
-#!/bin/sh
+#!/bin/bash
 # fuzz.sh [PATTERN]: every fuzz target for FUZZTIME (60s each), or those whose
 # "package target" matches the pattern. A crasher is kept by go below the package's
 # testdata/fuzz; commit it with what mends it. Fails if there was one.
+#
+# FUZZJOBS targets run at a time (1), each with a share of the processors. The last
+# line of each says how much it did: what was bounded, and not just survived.
 #
 #	-fuzzminimizetime 5x  Go minimises for a minute by default, and each try of a
 #	                      target that makes files is slow: it looks hung
@@ -15,15 +18,57 @@ else
 fi
 export TMPDIR
 trap 'rm -rf "$TMPDIR"' EXIT
-trap 'exit 130' INT TERM
+# Each target is a process group of its own, so that nothing of it goes on after this.
+set -m
+stop() {
+	local group
+	for group in $(jobs -p); do
+		kill -- "-$group"
+	done
+	wait
+	exit 130
+}
+trap stop INT TERM
+
+jobs=${FUZZJOBS:-1}
+workers=$((($(nproc) + jobs - 1) / jobs))
+
+# Of several at a time the output comes in one piece, so that it does not mix.
+fuzz() { # PACKAGE TARGET
+	local log=$TMPDIR/$2.${1//\//_}.log status=0
+	# Go's own limit on workers is -parallel; one of them does not stay on one
+	# processor without GOMAXPROCS.
+	if [ "$jobs" = 1 ]; then
+		echo "== $1 $2"
+		run "$1" "$2" || status=$?
+	else
+		GOMAXPROCS=$workers run "$1" "$2" >"$log" 2>&1 || status=$?
+		echo "== $1 $2"
+		if [ $status = 0 ]; then
+			grep '^fuzz: .*execs' "$log" | tail -n 1
+		else
+			cat "$log"
+		fi
+	fi
+	[ $status = 0 ] || echo "$1 $2" >>"$TMPDIR/bad"
+}
+
+run() { # PACKAGE TARGET
+	"${GO:-go}" test -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-60s}" -fuzzminimizetime 5x \
+		-parallel "$workers" "$1" </dev/null
+}
 
 grep -r '^func Fuzz' --include='*_test.go' cmd delta fusefs overlay reset subvolumes |
 	sed -n 's/^\(.*\)\/[^/]*:func \(Fuzz[A-Za-z0-9_]*\)(.*/.\/\1 \2/p' | sort | grep -e "${1:-.}" >"$TMPDIR/targets"
-bad=0
 while read -r pkg name; do
-	echo "== $pkg $name"
-	"${GO:-go}" test -run '^$' -fuzz "^$name\$" -fuzztime "${FUZZTIME:-60s}" -fuzzminimizetime 5x \
-		"$pkg" </dev/null || bad=1
+	while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
+		wait -n
+	done
+	fuzz "$pkg" "$name" &
 done <"$TMPDIR/targets"
-[ $bad = 0 ] || echo "fuzz.sh: there are crashers; see testdata/fuzz" >&2
-exit $bad
+wait
+[ ! -s "$TMPDIR/bad" ] || {
+	echo "fuzz.sh: these have crashers; see testdata/fuzz:" >&2
+	cat "$TMPDIR/bad" >&2
+	exit 1
+}
