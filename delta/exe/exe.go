@@ -1,4 +1,4 @@
-// Package exe knows where linked programs and libraries (ELF, x86-64) hold addresses,
+// Package exe knows where linked programs and libraries (ELF, x86-64 and AArch64) hold addresses,
 // so that an old version can be brought up to date before it is compared with
 // the new one.
 //
@@ -42,12 +42,17 @@ type Move struct {
 // overlap in the old file; Rewrite sorts them.
 func Rewrite(old, head []byte, moves []Move) bool {
 	from, to := parse(old), parse(head)
-	if from == nil || to == nil || len(moves) == 0 {
+	if from == nil || to == nil || from.arm64 != to.arm64 || len(moves) == 0 {
 		return false
 	}
 	m := mover{from: from, to: to, moves: cover(moves)}
 	from.sites(func(s site) {
 		t := m.address(from.target(s))
+		if s.kind.word() {
+			w := binary.LittleEndian.Uint32(old[s.off:])
+			binary.LittleEndian.PutUint32(old[s.off:], setWord(s, w, t, m.address(s.base)))
+			return
+		}
 		switch s.kind {
 		case absolute64:
 			binary.LittleEndian.PutUint64(old[s.off:], t)

@@ -6,9 +6,10 @@ import (
 	"slices"
 )
 
-// An image is what is known of a linked ELF file for x86-64.
+// An image is what is known of a linked ELF file for x86-64 or AArch64.
 type image struct {
 	b        []byte
+	arm64    bool
 	loads    []load
 	sections []section // none in the head of a file
 	code     []section // those with code
@@ -60,7 +61,10 @@ func HeadSize(b []byte) int {
 		return 0
 	}
 	n := uint64(le.Uint16(b[56:]))
-	if le.Uint16(b[18:]) != machineX86 || le.Uint64(b[32:]) != headerSize || le.Uint16(b[54:]) != phdrSize || n == 0 || n > maxPhdrs {
+	if m := le.Uint16(b[18:]); m != machineX86 && m != machineARM64 {
+		return 0
+	}
+	if le.Uint64(b[32:]) != headerSize || le.Uint16(b[54:]) != phdrSize || n == 0 || n > maxPhdrs {
 		return 0
 	}
 	return int(headerSize + n*phdrSize)
@@ -73,7 +77,7 @@ func parse(b []byte) *image {
 		return nil
 	}
 	le := binary.LittleEndian
-	im := &image{b: b}
+	im := &image{b: b, arm64: le.Uint16(b[18:]) == machineARM64}
 	for p := b[headerSize:n]; len(p) > 0; p = p[phdrSize:] {
 		l := load{off: le.Uint64(p[8:]), addr: le.Uint64(p[16:]), fileSize: le.Uint64(p[32:]), memSize: le.Uint64(p[40:]), exec: p[4]&1 != 0}
 		const huge = 1 << 62

@@ -24,17 +24,31 @@ func Mask(b []byte) []byte {
 	var sites []site
 	im.sites(func(s site) {
 		sites = append(sites, s)
+		if s.kind.word() {
+			w := binary.LittleEndian.Uint32(b[s.off:])
+			binary.LittleEndian.PutUint32(out[s.off:], mark(s.kind, w, 0))
+			return
+		}
 		clear(out[s.off:][:s.size()])
 	})
 	m := masker{im: im, cleared: bytes.Clone(out), named: map[uint64]uint32{}, slots: map[uint64]bool{}, frames: map[uint64]uint32{}}
 	m.imports()
-	m.stubs(out)
+	if im.arm64 {
+		m.stubsARM64()
+	} else {
+		m.stubs(out)
+	}
 	m.functions()
 	for _, s := range sites {
 		if s.place {
 			continue
 		}
 		l := m.label(s)
+		if s.kind.word() {
+			w := binary.LittleEndian.Uint32(out[s.off:])
+			binary.LittleEndian.PutUint32(out[s.off:], mark(s.kind, w, label21(l)))
+			continue
+		}
 		switch s.kind {
 		case absolute64:
 			binary.LittleEndian.PutUint64(out[s.off:], l)
@@ -94,7 +108,7 @@ func (m *masker) label(s site) uint64 {
 		// Many places of code begin alike: what lies before them tells them apart.
 		return uint64(crc32.ChecksumIEEE(m.cleared[off-min(off-l.off, 12) : off+8]))
 	}
-	if m.im.isCode(t) && s.kind == relative32 {
+	if m.im.isCode(t) && (s.kind == relative32 || s.kind.word()) {
 		return 0
 	}
 	return binary.LittleEndian.Uint64(m.cleared[off:])

@@ -16,6 +16,8 @@ type site struct {
 	place   bool   // an entry of a list of places that hold addresses
 	name    uint32 // where in the file the name of the target is, 0 if that is not known
 	nameLen uint16
+
+	low uint16 // page21: the rest of the address, which another instruction adds
 }
 
 func (s site) size() int {
@@ -37,10 +39,22 @@ const (
 	distance32                 // 4 bytes, base minus an address
 	index32                    // 4 bytes, the number of a symbol in the table at base
 	index24                    // 3 bytes, big-endian, the number of a word in the table at base
+
+	// Fields of a word, see arm64.go.
+	branch26
+	branch19
+	branch14
+	literal19
+	near21
+	page21
+	low12
 )
 
 // target returns the address that a site holds.
 func (im *image) target(s site) uint64 {
+	if s.kind.word() {
+		return wordTarget(s, binary.LittleEndian.Uint32(im.b[s.off:]))
+	}
 	switch s.kind {
 	case absolute64:
 		return binary.LittleEndian.Uint64(im.b[s.off:])
@@ -72,6 +86,8 @@ func (im *image) sites(visit func(site)) {
 	for i := range im.sections {
 		s := &im.sections[i]
 		switch {
+		case s.typ == shtProgbits && s.executable && im.arm64:
+			f.codeARM64(s)
 		case s.typ == shtProgbits && s.executable:
 			f.code(s)
 		case s.typ == shtRela && s.addr != 0:
@@ -174,7 +190,11 @@ func (f *finder) jumpTables() {
 // relocations takes relocations: their places, their addends if these are addresses, and
 // the pointers themselves.
 func (f *finder) relocations(s *section) {
-	const size, relative, irelative = relaSize, 8, 37
+	const size = relaSize
+	relative, irelative := uint64(8), uint64(37)
+	if f.arm64 {
+		relative, irelative = 1027, 1032
+	}
 	var table *section
 	if int(s.link) < len(f.sections) && f.sections[s.link].typ == shtDynsym {
 		table = &f.sections[s.link]
