@@ -97,6 +97,9 @@ func (a *app) importFile(ctx context.Context, w *subvolumes.Writer, version, fro
 		return subvolumes.BaseInfo{}, err
 	}
 	defer in.Close()
+	if err := fence(fenced{write: []string{w.Pool().Dir()}}); err != nil {
+		return subvolumes.BaseInfo{}, err
+	}
 	r := bufio.NewReaderSize(in, 1<<20)
 	head, err := r.Peek(len(streamMagic))
 	if err != nil && !errors.Is(err, io.EOF) {

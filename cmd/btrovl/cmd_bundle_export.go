@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -16,8 +17,14 @@ import (
 	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
+// export is one run of "bundle export-stream".
+type export struct {
+	*app
+	base, output, spool, name string
+}
+
 func (a *app) bundleExportCmd() *cobra.Command {
-	var base, output, spool, name string
+	e := export{app: a}
 	var keys []string
 	c := a.long(command("export-stream BUNDLE", "Expand a bundle to a plain btrfs send stream",
 		manual{
@@ -45,32 +52,59 @@ too (received, or its own), or else the pool's. The bundle is verified as for an
 				return err
 			}
 			defer func() { pr.finish(err) }()
-			br, err := in.bundle(ring)
-			if err != nil {
-				return err
-			}
-			from, parent, err := a.exportBase(br.Manifest(), base)
-			if err != nil {
-				return err
-			}
-			if from != nil {
-				defer from.Close()
-			}
-			return a.output(output, func(w io.Writer) error {
-				buf := bufio.NewWriterSize(w, 1<<20)
-				o := delta.ExportOptions{Name: name, Parent: parent, Spool: spool, Progress: pr.start("export")}
-				if err := delta.ExportStream(ctx, br, from, buf, o); err != nil {
-					return fmt.Errorf("cannot export %s: %w", in.name, err)
-				}
-				return buf.Flush()
-			})
+			return a.output(e.output, func(w io.Writer) error { return e.run(ctx, in, ring, w, pr) })
 		}))
-	c.Flags().StringVar(&base, "base", "", "the subvolume to start from (default: the pool's base)")
-	c.Flags().StringVarP(&output, "output", "o", "-", "the file to write")
-	c.Flags().StringVar(&name, "name", "", "name of the subvolume that is received (default: the version)")
-	c.Flags().StringVar(&spool, "spool", "", "directory for temporary files (default: TMPDIR or /tmp)")
+	c.Flags().StringVar(&e.base, "base", "", "the subvolume to start from (default: the pool's base)")
+	c.Flags().StringVarP(&e.output, "output", "o", "-", "the file to write")
+	c.Flags().StringVar(&e.name, "name", "", "name of the subvolume that is received (default: the version)")
+	c.Flags().StringVar(&e.spool, "spool", "", "directory for temporary files (default: TMPDIR or /tmp)")
 	c.Flags().StringSliceVar(&keys, "key", nil, "a public key to accept (default: those that this machine trusts)")
 	return c
+}
+
+// run reads the bundle behind a fence. Its temporary directory is made before, so that
+// of the place where temporary files lie nothing else can be opened.
+func (e *export) run(ctx context.Context, in *input, ring *bundle.Keyring, w io.Writer, pr *progress) error {
+	spool, err := os.MkdirTemp(e.spool, "btrovl-export-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(spool)
+	if err := fence(e.fenced(spool)); err != nil {
+		return err
+	}
+	br, err := in.bundle(ring)
+	if err != nil {
+		return err
+	}
+	from, parent, err := e.exportBase(br.Manifest(), e.base)
+	if err != nil {
+		return err
+	}
+	if from != nil {
+		defer from.Close()
+	}
+	buf := bufio.NewWriterSize(w, 1<<20)
+	o := delta.ExportOptions{Name: e.name, Parent: parent, Spool: spool, Progress: pr.start("export")}
+	if err := delta.ExportStream(ctx, br, from, buf, o); err != nil {
+		return fmt.Errorf("cannot export %s: %w", in.name, err)
+	}
+	return buf.Flush()
+}
+
+// fenced is what stays reachable: the base, or the pool, of which the manifest says
+// which base it is; and the output gets its name when it is complete.
+func (e *export) fenced(spool string) fenced {
+	f := fenced{write: []string{spool}, rmdir: []string{filepath.Dir(spool)}}
+	if e.base != "" {
+		f.read = append(f.read, e.base)
+	} else if pool, err := e.poolPath(); err == nil {
+		f.read = append(f.read, pool)
+	}
+	if e.output != "-" {
+		f.rename = append(f.rename, filepath.Dir(e.output))
+	}
+	return f
 }
 
 // exportBase opens the base that an exported stream starts from and says how its

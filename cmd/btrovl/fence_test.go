@@ -15,6 +15,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 // landlockABI is 0 where the kernel has no Landlock.
@@ -30,18 +32,19 @@ func landlockABI() int {
 // nobody and has no network; inside it works as before. (That "update" fences itself
 // before it reads is in testdata/keys.txt.)
 func TestFence(t *testing.T) {
-	abi := landlockABI()
-	if abi < 3 {
-		t.Skipf("the kernel's Landlock has version %d; 3 is needed", abi)
+	if abi := landlockABI(); abi < 3 {
+		testenv.Need(t, "the kernel's Landlock has version %d; this test needs 3", abi)
 	}
 	pool := t.TempDir()
-	for _, dir := range []string{"pool/a", "pool/b", "outside"} {
+	for _, dir := range []string{"pool/a", "pool/b", "outside", "named/below", "temp/mine", "temp/full/x"} {
 		if err := os.MkdirAll(filepath.Join(pool, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(filepath.Join(pool, "outside/secret"), []byte("x"), 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"outside/secret", "named/pending", "named/old", "named/below/secret", "temp/file"} {
+		if err := os.WriteFile(filepath.Join(pool, name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := os.Symlink("../outside", filepath.Join(pool, "pool/link")); err != nil {
 		t.Fatal(err)
@@ -64,6 +67,7 @@ func TestFencedProcess(t *testing.T) {
 		t.Skip("runs only as a child of TestFence")
 	}
 	pool, outside := filepath.Join(dir, "pool"), filepath.Join(dir, "outside")
+	named, temp := filepath.Join(dir, "named"), filepath.Join(dir, "temp")
 	handle, err := os.Open(pool)
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +83,7 @@ func TestFencedProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tcp.Close()
-	if err := fence(fenced{write: []string{pool}}); err != nil {
+	if err := fence(fenced{write: []string{pool}, rename: []string{named}, rmdir: []string{temp}}); err != nil {
 		t.Fatal(err)
 	}
 	open := func(path string, flags int) error {
@@ -110,6 +114,16 @@ func TestFencedProcess(t *testing.T) {
 		},
 		"device": func() error { return open("/dev/null", os.O_RDONLY) },
 		"run":    func() error { return exec.Command("/bin/true").Run() },
+
+		"read beside an output":     func() error { return open(filepath.Join(named, "old"), os.O_RDONLY) },
+		"write beside an output":    func() error { return open(filepath.Join(named, "old"), os.O_WRONLY) },
+		"create beside an output":   func() error { return open(filepath.Join(named, "new"), os.O_WRONLY|os.O_CREATE) },
+		"link beside an output":     func() error { return os.Symlink("/etc", filepath.Join(named, "etc")) },
+		"move an output elsewhere":  func() error { return os.Rename(filepath.Join(named, "pending"), filepath.Join(named, "below/x")) },
+		"move into the pool":        func() error { return os.Rename(filepath.Join(named, "pending"), filepath.Join(pool, "a/x")) },
+		"read temporary files":      func() error { return open(filepath.Join(temp, "file"), os.O_RDONLY) },
+		"remove temporary files":    func() error { return os.Remove(filepath.Join(temp, "file")) },
+		"make a directory in there": func() error { return os.Mkdir(filepath.Join(temp, "new"), 0o700) },
 	}
 	if abi := landlockABI(); abi >= 4 {
 		refused["connect"] = func() error {
@@ -153,6 +167,9 @@ func TestFencedProcess(t *testing.T) {
 		{"link", func() error { return os.Link(filepath.Join(pool, "a/x"), filepath.Join(pool, "b/x")) }},
 		{"rename", func() error { return os.Rename(filepath.Join(pool, "b/x"), filepath.Join(pool, "a/y")) }},
 		{"fifo", func() error { return unix.Mkfifo(filepath.Join(pool, "a/fifo"), 0o600) }},
+		{"name an output", func() error { return os.Rename(filepath.Join(named, "pending"), filepath.Join(named, "old")) }},
+		{"sync its directory", func() error { return open(named, os.O_RDONLY) }},
+		{"remove a temporary directory", func() error { return os.Remove(filepath.Join(temp, "mine")) }},
 		{"mounts", func() error { return open("/proc/self/mountinfo", os.O_RDONLY) }},
 		{"by /proc", func() error {
 			return open(fmt.Sprintf("/proc/self/fd/%d/a/y", handle.Fd()), os.O_RDONLY)

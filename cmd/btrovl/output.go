@@ -17,7 +17,8 @@ func (a *app) output(path string, fn func(w io.Writer) error) error {
 		}
 		return fn(a.stdout)
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600))
+	// In the directory of the target: by itself renameio tries $TMPDIR first.
+	f, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o600), renameio.WithTempDir(filepath.Dir(path)))
 	if err != nil {
 		return err
 	}

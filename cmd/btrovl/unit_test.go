@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -218,4 +220,28 @@ func FuzzMounts(f *testing.F) {
 			t.Errorf("%d mounts of %q", len(list), s)
 		}
 	})
+}
+
+// What has its name only when it is complete is made beside it and not in $TMPDIR, where
+// nobody would sweep up after a killed command.
+func TestNothingInTMPDIR(t *testing.T) {
+	tmp, dir := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", tmp)
+	long := time.Now().Add(-time.Hour)
+	if err := os.Chtimes(tmp, long, long); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{}
+	if err := a.output(filepath.Join(dir, "out"), func(w io.Writer) error {
+		_, err := io.WriteString(w, "x")
+		return err
+	}); err != nil {
+		t.Error(err)
+	}
+	if err := bundle.RevokeKey(filepath.Join(dir, "keys"), "0123456789ABCDEF", "a test"); err != nil {
+		t.Error(err)
+	}
+	if st, err := os.Stat(tmp); err != nil || !st.ModTime().Equal(long.Truncate(time.Nanosecond)) {
+		t.Errorf("something was made in %s", tmp)
+	}
 }

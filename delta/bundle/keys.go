@@ -214,7 +214,8 @@ func writeKeyFile(path string, data []byte, mode os.FileMode) error {
 			os.Remove(filepath.Join(dir, e.Name()))
 		}
 	}
-	if err := renameio.WriteFile(path, data, mode); err != nil {
+	// Not by way of $TMPDIR, where nobody would sweep.
+	if err := renameio.WriteFile(path, data, mode, renameio.WithTempDir(dir)); err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -31,8 +31,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// need skips or fails the test, as BTROVL_TEST_ALL says.
-func need(t testing.TB, format string, args ...any) {
+// Need skips the test for want of something else, or fails it, as BTROVL_TEST_ALL says.
+func Need(t testing.TB, format string, args ...any) {
 	t.Helper()
 	if os.Getenv("BTROVL_TEST_ALL") == "1" {
 		t.Fatalf("BTROVL_TEST_ALL=1, but "+format, args...)
@@ -44,7 +44,7 @@ func need(t testing.TB, format string, args ...any) {
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		need(t, "this test needs root")
+		Need(t, "this test needs root")
 	}
 }
 
@@ -54,7 +54,7 @@ func FUSE(t testing.TB) {
 	Root(t)
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
 	if err != nil {
-		need(t, "this test needs /dev/fuse: %v", err)
+		Need(t, "this test needs /dev/fuse: %v", err)
 		return
 	}
 	f.Close()
@@ -65,7 +65,7 @@ func Command(t testing.TB, name string) string {
 	t.Helper()
 	p, err := exec.LookPath(name)
 	if err != nil {
-		need(t, "this test needs the command %q", name)
+		Need(t, "this test needs the command %q", name)
 	}
 	return p
 }
@@ -140,7 +140,7 @@ func Btrfs(t testing.TB) string {
 		}
 		mnt := filepath.Join(base, "shared")
 		if err := MountImage(filepath.Join(base, "shared.img"), mnt, 8<<30); err != nil {
-			need(t, "this test needs a btrfs loop mount: %v", err)
+			Need(t, "this test needs a btrfs loop mount: %v", err)
 			return ""
 		}
 		shared.mnt = mnt
@@ -166,7 +166,7 @@ func NewBtrfs(t testing.TB, size int64) string {
 	dir := Dir(t)
 	mnt := filepath.Join(dir, "mnt")
 	if err := MountImage(filepath.Join(dir, "img"), mnt, size); err != nil {
-		need(t, "this test needs a btrfs loop mount: %v", err)
+		Need(t, "this test needs a btrfs loop mount: %v", err)
 	}
 	return mnt
 }
