@@ -177,25 +177,6 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 	return nil
 }
 
-// cost estimates what actions add to the bundle: their data compressed alone, and
-// about two bytes for an operation.
-func (m *maker) cost(actions []action) int64 {
-	var raw int64
-	var b []byte
-	for i := range actions {
-		a := &actions[i]
-		if a.kind == opRaw {
-			raw += a.length
-		} else {
-			b = append(b, a.data...)
-		}
-	}
-	z := <-m.estimate
-	n := len(z.EncodeAll(b, nil))
-	m.estimate <- z
-	return int64(n) + raw + int64(2*len(actions))
-}
-
 // place decides whether the file starts as a clone of its first source: if that
 // spares blocks. It counts what must be written.
 func (m *maker) place(f *made) {

@@ -61,10 +61,13 @@ type MakeOptions struct {
 
 	Compression Compression
 	Memory      int64    // bytes that applying may take; 0: DefaultMemory
+	Work        int64    // bytes that making may take; 0: DefaultWork. The xz tool's processes are not counted
 	Jobs        int      // 0: one per processor
 	Scratch     *os.File // directory on btrfs: the bundle is applied there before it is signed; nil: in a plain temporary directory
 	Spool       string   // directory for temporary files, "": os.TempDir
 	Progress    func(done, total int64)
+
+	work *work
 }
 
 // Compression chooses between size and time of making.

@@ -3,7 +3,6 @@ package delta
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 
 	"github.com/btrovl/btrovl/subvolumes/tree"
@@ -17,13 +16,14 @@ type inventory struct {
 	sums   []tree.Sum // of regular files, by entry
 	digest string
 	bytes  int64
+	maps   *mappings
 }
 
 // take reads a tree. A digest that the caller already knows must be the one found.
-func take(ctx context.Context, t Tree, jobs int, progress func(done, total int64)) (*inventory, error) {
-	inv := &inventory{listing: &listing{}, root: t.Root}
+func take(ctx context.Context, t Tree, jobs int, maps *mappings) (*inventory, error) {
+	inv := &inventory{listing: &listing{}, root: t.Root, maps: maps}
 	links := make(map[string]int)
-	sum, stats, err := tree.Digest(ctx, t.Root, tree.DigestOptions{Jobs: jobs, Progress: progress, Entry: func(e *tree.Entry, content tree.Sum) error {
+	sum, stats, err := tree.Digest(ctx, t.Root, tree.DigestOptions{Jobs: jobs, Entry: func(e *tree.Entry, content tree.Sum) error {
 		if err := inv.add(e, links); err != nil {
 			return err
 		}
@@ -49,7 +49,7 @@ func take(ctx context.Context, t Tree, jobs int, progress func(done, total int64
 	return inv, nil
 }
 
-// content reads a whole file, which must still be what the inventory saw.
+// content returns a whole file, which must still be what the inventory saw. It may be a mapping: read only.
 func (inv *inventory) content(i int) ([]byte, error) {
 	e := &inv.entries[i]
 	f, size, err := openRegular(inv.root, e.path)
@@ -60,8 +60,8 @@ func (inv *inventory) content(i int) ([]byte, error) {
 	if size != e.size {
 		return nil, fmt.Errorf("%s changed while it was read", e.path)
 	}
-	b := make([]byte, size)
-	if _, err := io.ReadFull(f, b); err != nil {
+	b, err := inv.maps.content(f, size)
+	if err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", e.path, err)
 	}
 	return b, nil

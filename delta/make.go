@@ -28,7 +28,15 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 	if o.Memory < LowMemory/2 {
 		return nil, fmt.Errorf("cannot make a bundle that applies in %d bytes of memory, only in %d or more", o.Memory, LowMemory/2)
 	}
-	to, err := take(ctx, o.To, o.Jobs, nil)
+	maps := new(mappings)
+	defer maps.close()
+	undo, err := o.limitWork(ctx, maps)
+	if err != nil {
+		return nil, err
+	}
+	defer undo()
+	ctx = withSpill(ctx, maps, o.Spool)
+	to, err := take(ctx, o.To, o.Jobs, maps)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +56,7 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 	for _, f := range from {
 		olds := &inventory{listing: &listing{}}
 		if f.Root != nil {
-			if olds, err = take(ctx, f, o.Jobs, nil); err != nil {
+			if olds, err = take(ctx, f, o.Jobs, maps); err != nil {
 				return nil, err
 			}
 			m.From = append(m.From, bundle.BaseID{Version: f.Version, Digest: olds.digest})

@@ -150,6 +150,13 @@ func diffActions(ctx context.Context, new []byte, sources [][]byte) ([]action, e
 		starts[i] = starts[i-1] + int64(len(sources[i-1]))
 	}
 	actions := make([]action, 0, len(ops))
+	var adds int64
+	for _, o := range ops {
+		if o.Kind == bsdiff.Add {
+			adds += o.Length
+		}
+	}
+	diffs := scratch(ctx, adds)
 	at := int64(0)
 	for _, o := range ops {
 		n := new[at : at+o.Length]
@@ -160,7 +167,7 @@ func diffActions(ctx context.Context, new []byte, sources [][]byte) ([]action, e
 		case bsdiff.Add:
 			a.kind, a.pos = opAdd, starts[o.Source]+o.Offset
 			src := sources[o.Source][o.Offset : o.Offset+o.Length]
-			a.data = make([]byte, o.Length)
+			a.data, diffs = diffs[:o.Length:o.Length], diffs[o.Length:]
 			for i := range a.data {
 				a.data[i] = n[i] - src[i]
 			}
@@ -220,7 +227,7 @@ func (m *maker) contents(ctx context.Context) error {
 		go func() {
 			defer wg.Done()
 			for i := range next {
-				results[i] <- m.file(ctx, order[i])
+				results[i] <- m.bounded(ctx, order[i])
 			}
 		}()
 	}
