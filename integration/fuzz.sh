@@ -43,12 +43,8 @@ fuzz() { # PACKAGE TARGET
 		run "$1" "$2" || status=$?
 	else
 		GOMAXPROCS=$workers run "$1" "$2" >"$log" 2>&1 || status=$?
-		echo "== $1 $2"
-		if [ $status = 0 ]; then
-			grep '^fuzz: .*execs' "$log" | tail -n 1
-		else
-			cat "$log"
-		fi
+		[ $status != 0 ] || sed -i -n '/^fuzz: .*execs/h; ${ x; p; }' "$log"
+		printf '== %s %s\n%s\n' "$1" "$2" "$(cat "$log")"
 	fi
 	[ $status = 0 ] || echo "$1 $2" >>"$TMPDIR/bad"
 }

@@ -68,6 +68,13 @@ func (l *limit) killed() int {
 	return 0
 }
 
+func (l *limit) String() string {
+	if l == nil {
+		return "no memory cgroup here"
+	}
+	return fmt.Sprintf("in a memory cgroup of that size, %d kills", l.killed())
+}
+
 // measured runs the program under the limit and returns the most that was resident,
 // as the kernel counted it (VmHWM).
 func measured(t testing.TB, l *limit, pool string, args ...string) int64 {
@@ -164,12 +171,8 @@ func TestMemoryOfUpdate(t *testing.T) {
 			l := newLimit(t, stated)
 			begun = time.Now()
 			high := measured(t, l, pool, "update", "--tries", "0", file)
-			how := "no memory cgroup here"
-			if l != nil {
-				how = fmt.Sprintf("in a memory cgroup of that size, %d kills", l.killed())
-			}
 			t.Logf("%s: a file of %d MiB; stated %d MiB, resident %d MiB (%s); made in %.0f s, applied in %.0f s",
-				strings.Join(b, " "), size>>20, stated>>20, high>>20, how, made.Seconds(), time.Since(begun).Seconds())
+				strings.Join(b, " "), size>>20, stated>>20, high>>20, l, made.Seconds(), time.Since(begun).Seconds())
 			if high > stated {
 				t.Errorf("%d bytes were resident, stated are %d", high, stated)
 			}
@@ -180,6 +183,61 @@ func TestMemoryOfUpdate(t *testing.T) {
 		}
 		testenv.RemoveTree(pool)
 	}
+}
+
+// Many small files: what is written of them waits for the disk as that of a large one
+// does, and no single file is large enough to be waited for.
+func TestMemoryOfManyFiles(t *testing.T) {
+	testenv.Root(t)
+	files, each := 2_500, 32<<10
+	if os.Getenv("BTROVL_MEMORY") != "" {
+		files = 30_000
+	}
+	dir := testenv.NewBtrfs(t, int64(files*each)*4+2<<30)
+	one := filepath.Join(dir, "1")
+	noise := rand.New(rand.NewSource(1))
+	content := make([]byte, each)
+	for i := range files {
+		sub := filepath.Join(one, strconv.Itoa(i/500))
+		if i%500 == 0 {
+			ok(t, os.MkdirAll(sub, 0o755))
+		}
+		noise.Read(content)
+		ok(t, os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), content, 0o644))
+	}
+	key, pool, file := filepath.Join(dir, "k"), filepath.Join(dir, "pool"), filepath.Join(dir, "bundle")
+	must(t, "", "bundle", "keygen", key, "--no-password")
+	must(t, "", "init", pool)
+	must(t, pool, "key", "add", key+".pub")
+	must(t, "", "bundle", "create", "--compression", "fast", "--memory", "low", "--key", key+".key", "-o", file, "--quiet", "--to", "1="+one)
+	stated := stated(t, file)
+	l := newLimit(t, stated)
+	slow(t, dir)
+	begun := time.Now()
+	high := measured(t, l, pool, "update", "--tries", "0", file)
+	t.Logf("%d files of %d KiB; stated %d MiB, resident %d MiB (%s); applied in %.0f s",
+		files, each>>10, stated>>20, high>>20, l, time.Since(begun).Seconds())
+	if high > stated || high == 0 {
+		t.Errorf("%d bytes were resident, stated are %d", high, stated)
+	}
+}
+
+// slow lets the disk of the file system at dir take 16 MiB in a second, as an SD card does,
+// until the test ends. Where the kernel's blkio cgroup cannot, the disk stays fast.
+func slow(t testing.TB, dir string) {
+	t.Helper()
+	const knob = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device"
+	dev := strings.TrimSpace(testenv.Run(t, "findmnt", "-no", "SOURCE", "-T", dir))
+	var st unix.Stat_t
+	ok(t, unix.Stat(dev, &st))
+	say := func(bps int64) error {
+		return os.WriteFile(knob, fmt.Appendf(nil, "%d:%d %d", unix.Major(st.Rdev), unix.Minor(st.Rdev), bps), 0o644)
+	}
+	if err := say(16 << 20); err != nil {
+		t.Logf("the disk is as fast as it is: %v", err)
+		return
+	}
+	t.Cleanup(func() { ok(t, say(0)) })
 }
 
 // stated is the memory that a bundle's manifest states.
