@@ -43,6 +43,9 @@ func (a *app) mount(ctx context.Context, o mountOptions) error {
 	if err := o.parse(); err != nil {
 		return err
 	}
+	if o.remount {
+		return a.remount(o)
+	}
 	if o.level == "" {
 		o.level = a.config.LogLevel
 	}

@@ -11,6 +11,7 @@ import (
 type mountOptions struct {
 	mountpoint  string
 	readOnly    bool
+	remount     bool // only the flags of what is mounted there
 	foreground  bool
 	options     []string // as given with -o
 	flags       uintptr  // of mount(2), from the options
@@ -40,6 +41,7 @@ func (o *mountOptions) parse() error {
 		"suid": 0, "dev": 0, "exec": 0, "async": 0, "atime": 0, "diratime": 0, "defaults": 0,
 		"auto": 0, "noauto": 0, "nofail": 0, "_netdev": 0,
 	}
+	var unknown string
 	for _, opt := range split(o.options) {
 		flag, ok := known[opt]
 		switch {
@@ -47,12 +49,18 @@ func (o *mountOptions) parse() error {
 			o.readOnly = true
 		case opt == "rw":
 			o.readOnly = false
+		case opt == "remount":
+			o.remount = true
 		case ok:
 			o.flags |= flag
 		case len(opt) > 2 && opt[:2] == "x-": // for other programs, as in fstab(5)
 		default:
-			return usagef("unknown mount option %q", opt)
+			unknown = opt
 		}
+	}
+	// At a remount mount(8) hands back all that the kernel says of the mount.
+	if unknown != "" && !o.remount {
+		return usagef("unknown mount option %q", unknown)
 	}
 	return nil
 }

@@ -22,6 +22,8 @@ type mountEntry struct {
 	fsType   string
 	source   string
 	readOnly bool // of this mount, or of the whole file system
+
+	readOnlyFS bool // of the whole file system
 }
 
 // mounts reads the mounts of this process's namespace, in the order in which
@@ -53,7 +55,8 @@ func parseMounts(r io.Reader) ([]mountEntry, error) {
 			continue
 		}
 		m := mountEntry{dev: unix.Mkdev(major, minor), path: unescape(h[4]), fsType: t[0], source: unescape(t[1])}
-		m.readOnly = hasOption(h[5], "ro") || len(t) > 2 && hasOption(t[2], "ro")
+		m.readOnlyFS = len(t) > 2 && hasOption(t[2], "ro")
+		m.readOnly = hasOption(h[5], "ro") || m.readOnlyFS
 		out = append(out, m)
 	}
 	return out, sc.Err()

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -172,6 +173,9 @@ func helperArgs(args []string) ([]string, error) {
 		default:
 			place = append(place, arg)
 		}
+	}
+	if slices.Contains(opts, "remount") {
+		verb = "mount" // no boot, and no try is counted
 	}
 	if len(place) != 2 {
 		return nil, usagef("%s: expected POOL MOUNTPOINT [-o OPTIONS], got %d arguments", args[0], len(place))

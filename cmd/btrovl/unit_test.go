@@ -88,10 +88,10 @@ nonsense
 		t.Fatalf("%v %v", list, err)
 	}
 	for i, want := range []mountEntry{
-		{unix.Mkdev(0, 21), "/", "btrfs", "/dev/vda", false},
-		{unix.Mkdev(0, 98), "/mnt/a view", fsType, "btrovl", false},
-		{unix.Mkdev(0, 98), "/mnt/b", fsType, "btrovl", true},
-		{unix.Mkdev(0, 99), "/mnt/c", fsType, "btrovl", true},
+		{unix.Mkdev(0, 21), "/", "btrfs", "/dev/vda", false, false},
+		{unix.Mkdev(0, 98), "/mnt/a view", fsType, "btrovl", false, false},
+		{unix.Mkdev(0, 98), "/mnt/b", fsType, "btrovl", true, false},
+		{unix.Mkdev(0, 99), "/mnt/c", fsType, "btrovl", true, true},
 	} {
 		if list[i] != want {
 			t.Errorf("%+v, expected %+v", list[i], want)
@@ -106,6 +106,7 @@ func TestHelperArgs(t *testing.T) {
 		"mount.btrovl /p /m -o rw,nosuid -t btrovl":   "mount --pool /p --option rw,nosuid -- /m",
 		"/sbin/mount.btrovl btrovl /m":                "mount -- /m",
 		"mount.btrovl none /m -n -v -o boot,noatime":  "boot --option noatime -- /m",
+		"mount.btrovl none / -o boot,ro,remount":      "mount --option ro,remount -- /",
 		"mount.btrovl -o x-systemd.automount,boot /p": "",
 		"mount.fuse.btrovl /p /m -f":                  "version",
 	} {
