@@ -3,6 +3,7 @@ package delta
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -30,13 +31,13 @@ func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o Apply
 	if err != nil {
 		return nil, err
 	}
-	r, err := openSection(br, which)
+	p, r, err := openSection(br, which)
 	if err != nil {
 		return nil, err
 	}
 	defer r.close()
 	defer boundMemory(m.Apply.Memory)()
-	olds, news, err := readListings(ctx, r, base, m, which)
+	olds, news, err := p.listings(ctx, r, base)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +45,7 @@ func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o Apply
 	if err := a.stage.clear(); err != nil {
 		return nil, err
 	}
-	if err := a.contents(ctx, r); err != nil {
+	if err := a.all(ctx, p, r); err != nil {
 		return nil, err
 	}
 	if err := a.stage.nodes(); err != nil {
@@ -57,7 +58,7 @@ func Apply(ctx context.Context, br *bundle.Reader, base, stage *os.File, o Apply
 	if err := br.Verify(); err != nil {
 		return nil, err
 	}
-	return &Result{Changed: a.changed(), Written: a.written.Load(), Shared: a.shared.Load()}, nil
+	return &Result{Changed: a.changed(), Written: a.written.Load(), Shared: a.shared.Load(), Rescued: a.failed.rescued}, nil
 }
 
 // boundMemory tells the runtime what the manifest promises, and returns what undoes it. What is
@@ -97,11 +98,13 @@ type applier struct {
 	progress func(done, total int64)
 	total    int64
 	limit    int64 // what the manifest says of new content
+	sum      int64 // new content so far; the decoder's
 	window   int64 // bytes of a file that may be written before the disk is waited for
 
 	sem         *semaphore.Weighted
 	objects     *semaphore.Weighted // memory for objects, objectLimit bytes
 	objectLimit int64
+	memory      int64           // what the manifest states
 	ready       []chan struct{} // per new entry with a record that was seen: closed when complete
 	finished    []bool          // new entries whose attributes are set
 	recorded    []bool
@@ -110,8 +113,10 @@ type applier struct {
 	written     atomic.Int64
 	shared      atomic.Int64
 	done        atomic.Int64
+	checkAll    bool       // of the rescue section, too: when making
 	mu          sync.Mutex // serialises progress, and guards:
 	buffers     [][]byte   // for objects
+	failed      failures
 }
 
 const inFlight = 8 << 20
@@ -119,6 +124,7 @@ const inFlight = 8 << 20
 func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *applier {
 	a := &applier{base: base, stage: s, olds: s.olds, news: s.news, jobs: o.Jobs, progress: o.Progress,
 		total: m.Apply.NewData, limit: m.Apply.NewData, window: max(allowedMemory(m)/32, 1<<20), sem: semaphore.NewWeighted(inFlight), objectLimit: objectLimit(m.Apply.Memory)}
+	a.memory = allowedMemory(m)
 	a.objects = semaphore.NewWeighted(a.objectLimit)
 	if a.jobs <= 0 {
 		a.jobs = runtime.GOMAXPROCS(0)
@@ -135,62 +141,52 @@ func newApplier(m *bundle.Manifest, base *os.File, s *stage, o ApplyOptions) *ap
 type job struct {
 	rec    *record
 	recipe []byte
+	types  []byte // of a kernel: a btf.Map
 	feed   chan []action
 	held   int64 // of the memory for objects
 }
 
-// contents runs all records.
-func (a *applier) contents(ctx context.Context, r *sectionReader) error {
-	g, ctx := errgroup.WithContext(ctx)
-	jobs := make(chan *job, 16)
-	for range a.jobs {
-		g.Go(func() error {
-			for j := range jobs {
-				if err := a.run(ctx, j); err != nil {
-					return fmt.Errorf("cannot make %s: %w", a.news.entries[j.rec.index].path, err)
-				}
-			}
-			return nil
-		})
-	}
-	g.Go(func() error {
-		defer close(jobs)
-		return a.decode(ctx, r, jobs)
-	})
-	return g.Wait()
-}
-
-func (a *applier) decode(ctx context.Context, r *sectionReader, jobs chan<- *job) (err error) {
-	if a.hints, err = r.hints(); err != nil {
+// all runs the records of the base's own section and of what it shares.
+func (a *applier) all(ctx context.Context, p *payload, r *sectionReader) error {
+	a.failed.allowed = p.has(partRescue)
+	if err := a.records(ctx, r, partBase); err != nil {
 		return err
 	}
-	count, err := r.uint(streamControl, uint64(len(a.news.entries)))
-	if err != nil {
-		return err
-	}
-	var c cursor
-	var sum int64
-	for ; count > 0; count-- {
-		rec, err := r.record(&c, len(a.news.entries), len(a.olds.entries))
+	for {
+		r.close()
+		kind, next, err := p.section()
+		if err == io.EOF {
+			return a.complete()
+		}
 		if err != nil {
 			return err
 		}
-		if err := a.check(rec); err != nil {
+		r = next
+		if kind == partShared {
+			r.named = &namedSources{olds: a.olds}
+		}
+		if kind == partRescue {
+			a.failed.allowed = false
+		}
+		if err := a.records(ctx, r, kind); err != nil {
+			r.close()
 			return err
 		}
-		if sum += rec.size; sum > a.limit {
-			return damaged("more content than its manifest says")
-		}
-		j := &job{rec: rec, feed: make(chan []action, 8)}
-		if rec.method == methodRestore {
-			j.recipe = make([]byte, rec.recipe)
-			if err := r.bytes(streamRecipe, j.recipe); err != nil {
-				return err
-			}
-		}
-		if err := a.feed(ctx, r, j, jobs); err != nil {
-			return err
-		}
+	}
+}
+
+// contents runs the records of a section that is alone.
+func (a *applier) contents(ctx context.Context, r *sectionReader) error {
+	if err := a.records(ctx, r, partBase); err != nil {
+		return err
+	}
+	return a.complete()
+}
+
+// complete reports whether every new file has its content.
+func (a *applier) complete() error {
+	for _, i := range sortedKeys(a.failed.files) {
+		return fmt.Errorf("cannot make %s: %w", a.news.entries[i].path, a.failed.files[i])
 	}
 	for i := range a.news.entries {
 		e := &a.news.entries[i]
@@ -201,11 +197,85 @@ func (a *applier) decode(ctx context.Context, r *sectionReader, jobs chan<- *job
 	return nil
 }
 
+// records runs all records of a section.
+func (a *applier) records(ctx context.Context, r *sectionReader, kind partKind) error {
+	g, ctx := errgroup.WithContext(ctx)
+	jobs := make(chan *job, 16)
+	for range a.jobs {
+		g.Go(func() error {
+			for j := range jobs {
+				err := a.run(ctx, j)
+				if err == nil && kind == partRescue {
+					a.rescued(j.rec.index)
+				}
+				if err != nil && a.tolerate(j, err) {
+					err = a.giveUp(ctx, j)
+				}
+				if err != nil {
+					return fmt.Errorf("cannot make %s: %w", a.news.entries[j.rec.index].path, err)
+				}
+			}
+			return nil
+		})
+	}
+	g.Go(func() error {
+		defer close(jobs)
+		return a.decode(ctx, r, kind, jobs)
+	})
+	return g.Wait()
+}
+
+func (a *applier) decode(ctx context.Context, r *sectionReader, kind partKind, jobs chan<- *job) (err error) {
+	if a.hints, err = r.hints(); err != nil {
+		return err
+	}
+	count, err := r.uint(streamControl, uint64(len(a.news.entries)))
+	if err != nil {
+		return err
+	}
+	var c cursor
+	for ; count > 0; count-- {
+		rec, err := r.record(&c, len(a.news.entries), len(a.olds.entries))
+		if err != nil {
+			return err
+		}
+		skip := kind == partRescue && !a.wants(rec)
+		if err := a.check(rec, kind, skip); err != nil {
+			return err
+		}
+		if skip {
+			if _, err := r.skipRecord(rec); err != nil {
+				return err
+			}
+			a.report(rec.size)
+			continue
+		}
+		if a.sum += rec.size; a.sum > a.limit {
+			return damaged("more content than its manifest says")
+		}
+		j := &job{rec: rec, feed: make(chan []action, 8)}
+		if err := r.recipe(j); err != nil {
+			return err
+		}
+		if err := a.feed(ctx, r, j, jobs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // check compares a record with the listings.
-func (a *applier) check(rec *record) error {
+func (a *applier) check(rec *record, kind partKind, skip bool) error {
 	e := &a.news.entries[rec.index]
-	if !e.isRegular() || e.link >= 0 || a.recorded[rec.index] {
+	rescue := kind == partRescue
+	if !e.isRegular() || e.link >= 0 || a.recorded[rec.index] && !rescue {
 		return damaged("content for %s, which takes none", e.path)
+	}
+	if rescue && len(rec.sources) > 0 {
+		return damaged("a rescue of %s that needs other files", e.path)
+	}
+	if skip {
+		return nil
 	}
 	for _, s := range rec.sources {
 		if s.new {
@@ -230,7 +300,7 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	switch j.rec.method {
 	case methodCopy:
 		size = 0
-	case methodRestore:
+	case methodRestore, methodKernel:
 		size = j.rec.plain
 	}
 	// Sizes of sources are known to the decoder from the listing of the base; those of new or
@@ -239,21 +309,28 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	if known := a.sourcesSize(j.rec); known >= 0 {
 		total = known
 	}
-	if j.rec.inMemory() {
-		// Here and not by the worker: the order of decoding keeps this from blocking for good.
-		if j.held = max(0, total) + size; j.rec.sources[0].new || j.held > a.objectLimit {
-			return damaged("an object of %d bytes", j.held)
+	var err error
+	switch {
+	case j.rec.inMemory():
+		if j.held = total + size; total > a.objectLimit || j.held > a.objectLimit {
+			err = damaged("an object of %d bytes", j.held)
 		}
-		if err := a.objects.Acquire(ctx, j.held); err != nil {
-			return err
-		}
+	case j.rec.recompressed():
+		j.held, err = a.hold(j)
+	}
+	if err != nil {
+		return err
+	}
+	// Here and not by the worker: the order of decoding keeps this from blocking for good.
+	if err := a.objects.Acquire(ctx, j.held); err != nil {
+		return err
 	}
 	select {
 	case jobs <- j:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ops := opReader{r: r, total: total, left: size, object: j.rec.inMemory()}
+	ops := opReader{r: r, total: total, left: size, object: j.rec.inPieces()}
 	var batch []action
 	var held int64
 	send := func() error {

@@ -32,9 +32,14 @@ func (m *maker) best(ctx context.Context, i int, f *made) error {
 	if err != nil {
 		return err
 	}
-	if u := m.unpack(data); u != nil {
-		if err := m.restore(ctx, data, u, cands, f); err != nil {
-			return err
+	if err := m.kernel(ctx, data, cands, f); err != nil {
+		return err
+	}
+	if f.info.Method == "" {
+		if u, old := m.unpackAfter(data, cands); u != nil {
+			if err := m.restore(ctx, data, u, old, f); err != nil {
+				return err
+			}
 		}
 	}
 	return m.patch(ctx, data, cands, f)
@@ -52,7 +57,7 @@ func (m *maker) copyOf(i int, f *made) bool {
 		f.info.Method, f.info.Source, f.info.Why = "copy", m.olds.entries[k].path, "same content"
 		return true
 	}
-	if k := m.newBySum[m.news.sums[i]]; k != i {
+	if k, ok := m.newBySum[m.news.sums[i]]; ok && k != i {
 		f.rec.method, f.rec.sources = methodCopy, []source{{index: k, new: true}}
 		f.info.Method, f.info.Source, f.info.Why = "copy", m.news.entries[k].path, "same content, new too"
 		return true

@@ -60,6 +60,7 @@ type MakeOptions struct {
 	RevokeKeys []string
 
 	Compression Compression
+	Rescue      []string // patterns of files that travel whole, too, for devices whose sources rotted
 	Memory      int64    // bytes that applying may take; 0: DefaultMemory
 	Work        int64    // bytes that making may take; 0: DefaultWork. The xz tool's processes are not counted
 	Jobs        int      // 0: one per processor
@@ -122,6 +123,7 @@ type Result struct {
 	Changed []string // relative paths, sorted: added, removed, changed in content or metadata
 	Written int64    // bytes written to the stage
 	Shared  int64    // bytes reflinked
+	Rescued []string // files whose sources were damaged: the bundle had them whole
 }
 
 // Plan says what applying a bundle needs.

@@ -23,12 +23,12 @@ func ExportStream(ctx context.Context, br *bundle.Reader, base *os.File, w io.Wr
 	if err != nil {
 		return err
 	}
-	r, err := openSection(br, which)
+	p, r, err := openSection(br, which)
 	if err != nil {
 		return err
 	}
 	defer r.close()
-	olds, news, err := readListings(ctx, r, base, m, which)
+	olds, news, err := p.listings(ctx, r, base)
 	if err != nil {
 		return err
 	}
@@ -44,7 +44,7 @@ func ExportStream(ctx context.Context, br *bundle.Reader, base *os.File, w io.Wr
 	defer spool.Close()
 	a := newApplier(m, base, newStage(spool, olds, news), ApplyOptions{Jobs: o.Jobs, Progress: o.Progress})
 	a.target = &spoolTarget{dir: spool}
-	if err := a.contents(ctx, r); err != nil {
+	if err := a.all(ctx, p, r); err != nil {
 		return err
 	}
 	if err := br.Verify(); err != nil {
@@ -64,7 +64,7 @@ type spoolTarget struct{ dir *os.File }
 type spoolFile struct{ f *os.File }
 
 func (t *spoolTarget) open(rec *record, _ []*view) (sink, error) {
-	f, err := openBeneath(t.dir, strconv.Itoa(rec.index), unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	f, err := openBeneath(t.dir, strconv.Itoa(rec.index), unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC, 0o600)
 	return &spoolFile{f}, err
 }
 
@@ -72,6 +72,8 @@ func (s *spoolFile) put(p []byte, at int64, _ []bool) error {
 	_, err := s.f.WriteAt(p, at)
 	return err
 }
+
+func (s *spoolFile) Close() error { return s.f.Close() }
 
 func (t *spoolTarget) close(_ *record, s sink) error { return s.(*spoolFile).f.Close() }
 

@@ -3,6 +3,7 @@ package delta
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/btrovl/btrovl/delta/bundle"
@@ -17,85 +18,134 @@ func Files(ctx context.Context, br *bundle.Reader) ([]FileInfo, error) {
 
 // FilesOf is Files with names, for one who has the first base of the manifest.
 func FilesOf(ctx context.Context, br *bundle.Reader, base *os.File) ([]FileInfo, error) {
-	r, err := openSection(br, 0)
+	p, r, err := openSection(br, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer r.close()
+	defer func() { r.close() }()
 	var olds, news *listing
 	m := br.Manifest()
 	if base != nil || len(m.From) == 0 {
-		olds, news, err = readListings(ctx, r, base, m, 0)
+		olds, news, err = p.listings(ctx, r, base)
 	} else {
 		_, err = r.skip(int64(r.head.listing), false)
 	}
 	if err != nil {
 		return nil, err
 	}
-	name := func(l *listing, i int) string {
-		if l == nil {
-			return fmt.Sprintf("#%d", i)
-		}
-		return l.entries[i].path
-	}
-	nOld, nNew := maxEntries, maxEntries
-	if news != nil {
-		nOld, nNew = len(olds.entries), len(news.entries)
-	}
-	if _, err := r.hints(); err != nil {
+	l := &lister{olds: olds, news: news}
+	if err := l.section(ctx, r, partBase); err != nil {
 		return nil, err
 	}
-	count, err := r.uint(streamControl, uint64(nNew))
-	if err != nil {
-		return nil, err
-	}
-	var files []FileInfo
-	var c cursor
-	for ; count > 0; count-- {
-		if err := ctx.Err(); err != nil {
-			return nil, err
+	for {
+		r.close()
+		kind, next, err := p.section()
+		if err == io.EOF {
+			return l.files, br.Verify()
 		}
-		rec, err := r.record(&c, nNew, nOld)
 		if err != nil {
 			return nil, err
 		}
-		f := FileInfo{Path: name(news, rec.index), Method: methodNames[rec.method], Size: rec.size}
-		if rec.method == methodPatch && len(rec.sources) == 0 {
-			f.Method = "whole"
-		}
-		for i, s := range rec.sources {
-			if i == 3 {
-				f.Source += fmt.Sprintf(" and %d more", len(rec.sources)-i)
-				break
-			}
-			if i > 0 {
-				f.Source += " + "
-			}
-			if s.new {
-				f.Source += "new " + name(news, s.index)
-			} else {
-				f.Source += name(olds, s.index)
-			}
-		}
-		size := rec.size
-		switch rec.method {
-		case methodCopy:
-			size = 0
-		case methodRestore:
-			size = rec.plain
-			if err := r.bytes(streamRecipe, make([]byte, rec.recipe)); err != nil {
-				return nil, err
-			}
-		}
-		if f.Bytes, err = r.skip(size, rec.inMemory()); err != nil {
+		r = next
+		if err := l.section(ctx, r, kind); err != nil {
 			return nil, err
 		}
-		if news != nil {
-			f.Why = whyRecorded(rec, olds, news)
-		}
-		files = append(files, f)
 	}
-	return files, br.Verify()
+}
+
+// A lister collects what records say.
+type lister struct {
+	olds, news *listing // nil: unknown
+	files      []FileInfo
+}
+
+func (l *lister) name(of *listing, i int) string {
+	if of == nil {
+		return fmt.Sprintf("#%d", i)
+	}
+	return of.entries[i].path
+}
+
+func (l *lister) section(ctx context.Context, r *sectionReader, kind partKind) error {
+	nOld, nNew := maxEntries, maxEntries
+	if l.news != nil {
+		nOld, nNew = len(l.olds.entries), len(l.news.entries)
+	}
+	if kind == partShared {
+		r.named = &namedSources{olds: l.olds}
+	}
+	if _, err := r.hints(); err != nil {
+		return err
+	}
+	count, err := r.uint(streamControl, uint64(nNew))
+	if err != nil {
+		return err
+	}
+	var c cursor
+	for ; count > 0; count-- {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		rec, err := r.record(&c, nNew, nOld)
+		if err != nil {
+			return err
+		}
+		if err := l.record(r, rec, kind); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *lister) record(r *sectionReader, rec *record, kind partKind) error {
+	f := FileInfo{Path: l.name(l.news, rec.index), Method: methodNames[rec.method], Size: rec.size}
+	if rec.method == methodPatch && len(rec.sources) == 0 {
+		f.Method = "whole"
+	}
+	for i, s := range rec.sources {
+		if i == 3 {
+			f.Source += fmt.Sprintf(" and %d more", len(rec.sources)-i)
+			break
+		}
+		if i > 0 {
+			f.Source += " + "
+		}
+		switch {
+		case s.new:
+			f.Source += "new " + l.name(l.news, s.index)
+		case r.named != nil && l.olds == nil:
+			f.Source += r.named.names[s.index]
+		default:
+			f.Source += l.name(l.olds, s.index)
+		}
+	}
+	var err error
+	if f.Bytes, err = r.skipRecord(rec); err != nil {
+		return err
+	}
+	switch {
+	case kind == partRescue:
+		f.Why = "for a device where its source is damaged"
+	case l.news != nil:
+		f.Why = whyRecorded(rec, l.olds, l.news)
+	}
+	l.files = append(l.files, f)
+	return nil
+}
+
+// skipRecord reads what follows a record and returns how much data it carries.
+func (r *sectionReader) skipRecord(rec *record) (int64, error) {
+	size := rec.size
+	switch rec.method {
+	case methodCopy:
+		size = 0
+	case methodRestore, methodKernel:
+		size = rec.plain
+		if err := r.recipe(&job{rec: rec}); err != nil {
+			return 0, err
+		}
+	}
+	return r.skip(size, rec.inPieces())
 }
 
 // skip reads the operations that make size bytes and returns how much data they carry.

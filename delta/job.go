@@ -3,13 +3,10 @@ package delta
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/btrovl/btrovl/delta/redeflate"
 )
@@ -48,11 +45,16 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 		err = a.object(ctx, views[0], j, crc)
 	case methodRestore:
 		err = a.restore(ctx, views, j, crc)
+	case methodKernel:
+		err = a.kernel(ctx, views[0], j, crc)
 	}
 	if err == nil && crc.sum != j.rec.crc {
 		err = badSource(views, j.rec.crc, crc.sum)
 	}
 	if err != nil {
+		if c, ok := out.(io.Closer); ok {
+			c.Close()
+		}
 		return err
 	}
 	if err := a.target.close(j.rec, out); err != nil {
@@ -84,12 +86,18 @@ func (a *applier) consume(ctx context.Context, j *job, do func(action) error) er
 			}
 			var held int64
 			for i := range batch {
-				if err := do(batch[i]); err != nil {
-					return err
-				}
 				held += int64(len(batch[i].data))
 			}
+			var err error
+			for i := range batch {
+				if err = do(batch[i]); err != nil {
+					break
+				}
+			}
 			a.sem.Release(held)
+			if err != nil {
+				return err
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -98,33 +106,26 @@ func (a *applier) consume(ctx context.Context, j *job, do func(action) error) er
 
 // restore compresses what the actions make.
 func (a *applier) restore(ctx context.Context, views []*view, j *job, out *checked) error {
-	pr, pw := io.Pipe()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		asm := newAssembler(views, false, writerSink{pw})
+	r := &redeflate.Restorer{Workers: 2}
+	if s := j.rec.sources; len(s) > 0 && s[0].expanded && !s[0].new {
+		// The view is of what is inside.
+		f, _, err := openRegular(a.base, views[0].path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		r.Old = f
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	return a.recompress(r, j, out, func(w io.Writer) error {
+		asm := newAssembler(views, false, writerSink{w})
 		err := a.consume(ctx, j, asm.do)
 		if err == nil {
 			err = asm.finish()
 		}
-		pw.CloseWithError(err)
 		return err
-	})
-	g.Go(func() error {
-		w := newSinkWriter(out)
-		err := redeflate.Restore(w, pr, j.recipe)
-		if bad, ok := errors.AsType[*redeflate.RecipeError](err); ok {
-			err = damaged("a wrong recipe: %v", bad)
-		}
-		if err == nil {
-			err = w.finish(j.rec.size)
-		}
-		out.sum = w.crc
-		if err != nil {
-			pr.CloseWithError(err)
-		}
-		return err
-	})
-	return g.Wait()
+	}, cancel)
 }
 
 // object makes a relocatable or linked file in memory.
@@ -228,7 +229,7 @@ func (a *applier) views(ctx context.Context, rec *record) (views []*view, closeA
 			v.open = func() (*os.File, int64, error) { return openRegular(a.base, e.path) }
 		}
 		closers = append(closers, v)
-		if src.expanded {
+		if src.expanded && rec.method != methodKernel {
 			if err := a.expand(v, &closers); err != nil {
 				return nil, closeAll, err
 			}

@@ -43,34 +43,25 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 	m := &bundle.Manifest{To: bundle.BaseID{Version: o.To.Version, Digest: to.digest}, Compatible: o.Compatible,
 		Counter: o.Counter, CreatedBy: o.CreatedBy, AddKeys: o.AddKeys, RevokeKeys: o.RevokeKeys}
 	report := &Report{Manifest: m}
-	sections := make([]*section, 0, max(1, len(o.From)))
+	var olds []*inventory
+	for _, f := range o.From {
+		inv, err := take(ctx, f, o.Jobs, maps)
+		if err != nil {
+			return nil, err
+		}
+		olds = append(olds, inv)
+		m.From = append(m.From, bundle.BaseID{Version: f.Version, Digest: inv.digest})
+	}
+	sections, err := makeSections(ctx, &o, olds, to, report)
 	defer func() {
 		for _, s := range sections {
 			s.out.close()
 		}
 	}()
-	from := o.From
-	if len(from) == 0 {
-		from = []Tree{{}}
+	if err != nil {
+		return nil, err
 	}
-	for _, f := range from {
-		olds := &inventory{listing: &listing{}}
-		if f.Root != nil {
-			if olds, err = take(ctx, f, o.Jobs, maps); err != nil {
-				return nil, err
-			}
-			m.From = append(m.From, bundle.BaseID{Version: f.Version, Digest: olds.digest})
-		}
-		s, err := makeSection(ctx, &o, olds, to, report)
-		if err != nil {
-			return nil, err
-		}
-		sections = append(sections, s)
-		m.Apply.Files = max(m.Apply.Files, s.needs.Files)
-		m.Apply.NewData = max(m.Apply.NewData, s.needs.NewData)
-		m.Apply.Written = max(m.Apply.Written, s.needs.Written)
-		m.Apply.Memory = max(m.Apply.Memory, s.needs.Memory)
-	}
+	stateNeeds(m, sections)
 	payload, err := newSpool(o.Spool)
 	if err != nil {
 		return nil, err
@@ -89,13 +80,90 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 	return report, err
 }
 
+// makeSections makes the parts of a payload but for the outlines.
+func makeSections(ctx context.Context, o *MakeOptions, olds []*inventory, to *inventory, report *Report) (all []*section, err error) {
+	if len(olds) == 0 {
+		s, err := makeSection(ctx, o, &inventory{listing: &listing{}}, to, report, partPlan{kind: partBase, bases: 1})
+		return []*section{s}, err
+	}
+	var sharing *sharingPlan
+	if len(olds) > 1 {
+		sharing = planShared(olds, to)
+	}
+	for i, inv := range olds {
+		s, err := makeSection(ctx, o, inv, to, report, sharing.own(i))
+		if err != nil {
+			return all, err
+		}
+		all = append(all, s)
+	}
+	if sharing != nil {
+		shared, err := sharing.make(ctx, o, olds, to, report)
+		all = append(all, shared...)
+		if err != nil {
+			return all, err
+		}
+	}
+	s, err := makeRescue(ctx, o, to, report)
+	if s != nil {
+		all = append(all, s)
+	}
+	if err != nil {
+		return all, err
+	}
+	for i, inv := range olds {
+		s, err := outlineSection(o, inv.listing, i)
+		if err != nil {
+			return all, err
+		}
+		all = append(all, s)
+	}
+	return all, nil
+}
+
+// outlineSection is the outline of a base's listing, as a part.
+func outlineSection(o *MakeOptions, l *listing, which int) (*section, error) {
+	out, err := newSpool(o.Spool)
+	if err != nil {
+		return nil, err
+	}
+	_, err = out.Write(l.outline())
+	return &section{part: part{kind: partOutline, bases: 1 << which}, out: out}, err
+}
+
+// stateNeeds says what applying takes: the most of any base.
+func stateNeeds(m *bundle.Manifest, sections []*section) {
+	for which := range max(1, len(m.From)) {
+		var n bundle.Needs
+		for _, s := range sections {
+			if s.bases>>which&1 == 0 {
+				continue
+			}
+			n.NewData += s.needs.NewData
+			n.Memory = max(n.Memory, s.needs.Memory)
+			if s.kind != partRescue { // hardly ever made
+				n.Files += s.needs.Files
+				n.Written += s.needs.Written
+			}
+		}
+		m.Apply.Files = max(m.Apply.Files, n.Files)
+		m.Apply.NewData = max(m.Apply.NewData, n.NewData)
+		m.Apply.Written = max(m.Apply.Written, n.Written)
+		m.Apply.Memory = max(m.Apply.Memory, n.Memory)
+	}
+}
+
 // joinSections writes the payload: the table and the sections.
 func joinSections(payload *spool, sections []*section) error {
-	var sizes []int64
+	var parts []part
 	for _, s := range sections {
-		sizes = append(sizes, s.out.n)
+		s.size = s.out.n
+		parts = append(parts, s.part)
 	}
-	if _, err := payload.Write(payloadHead(sizes)); err != nil {
+	if len(parts) > maxParts {
+		return fmt.Errorf("%d parts are too many for a bundle", len(parts))
+	}
+	if _, err := payload.Write(payloadHead(parts)); err != nil {
 		return err
 	}
 	for _, s := range sections {

@@ -65,7 +65,7 @@ func TestStatedMemory(t *testing.T) {
 func TestMoreMemoryThanStated(t *testing.T) {
 	open := func(section []byte, memory int64) error {
 		m := &bundle.Manifest{To: bundle.BaseID{Version: "2", Digest: strings.Repeat("0", 64)}, Apply: bundle.Needs{Memory: memory}}
-		payload := append(payloadHead([]int64{int64(len(section))}), section...)
+		payload := append(payloadHead([]part{{bases: 1, size: int64(len(section))}}), section...)
 		var out bytes.Buffer
 		if _, err := bundle.Create(&out, m, bytes.NewReader(payload), int64(len(payload)), noSigner{}); err != nil {
 			t.Fatal(err)
@@ -74,7 +74,7 @@ func TestMoreMemoryThanStated(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := openSection(br, 0)
+		_, r, err := openSection(br, 0)
 		if err != nil {
 			return err
 		}

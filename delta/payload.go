@@ -3,74 +3,12 @@ package delta
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
+	"errors"
 	"io"
 	"os"
 
 	"github.com/btrovl/btrovl/delta/bundle"
 )
-
-// A payload starts with a table of sections, one per base of the manifest in its
-// order (one for a full bundle):
-//
-//	u8   payload version, 1
-//	u8   number of sections
-//	u64  size of each section
-//
-// and continues with the sections. A device skips those for other bases.
-const payloadVersion = 1
-
-func payloadHead(sizes []int64) []byte {
-	b := []byte{payloadVersion, byte(len(sizes))}
-	for _, n := range sizes {
-		b = binary.LittleEndian.AppendUint64(b, uint64(n))
-	}
-	return b
-}
-
-// openSection goes to the section of the i-th base.
-func openSection(br *bundle.Reader, i int) (*sectionReader, error) {
-	want := max(1, len(br.Manifest().From))
-	head := make([]byte, 2+8*want)
-	if _, err := io.ReadFull(br, head); err != nil {
-		return nil, short(err)
-	}
-	if head[0] != payloadVersion {
-		return nil, &bundle.FormatError{Have: int(head[0]), Know: payloadVersion}
-	}
-	if int(head[1]) != want || i >= want {
-		return nil, damaged("%d sections for %d bases", head[1], want)
-	}
-	left := br.Manifest().Payload.Size - int64(len(head))
-	var before int64
-	for k := range want {
-		n := binary.LittleEndian.Uint64(head[2+8*k:])
-		if left < 0 || n > uint64(left) {
-			return nil, damaged("a section of %d bytes where %d are left", n, left)
-		}
-		left -= int64(n)
-		if k < i {
-			before += int64(n)
-		}
-	}
-	if left != 0 {
-		return nil, damaged("%d bytes that belong to no section", left)
-	}
-	if before > 0 {
-		if _, err := io.CopyN(io.Discard, br, before); err != nil {
-			return nil, short(err)
-		}
-	}
-	r, err := newSectionReader(br)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.head.checkHead(br.Manifest()); err != nil {
-		r.close()
-		return nil, err
-	}
-	return r, nil
-}
 
 // chooseBase finds the section for a base.
 func chooseBase(m *bundle.Manifest, o ApplyOptions, base *os.File) (int, error) {
@@ -91,6 +29,18 @@ func chooseBase(m *bundle.Manifest, o ApplyOptions, base *os.File) (int, error) 
 	return 0, &WrongBaseError{Want: m.From, Have: []bundle.BaseID{{Version: o.BaseVersion, Digest: o.BaseDigest}}}
 }
 
+// listings is readListings; where the base is the wrong one it looks up where it differs.
+func (p *payload) listings(ctx context.Context, r *sectionReader, base *os.File) (olds, news *listing, err error) {
+	olds, news, err = readListings(ctx, r, base, p.br.Manifest(), p.which)
+	var wrong *WrongBaseError
+	if errors.As(err, &wrong) && olds != nil {
+		r.close()
+		// Should the rest of the bundle be damaged: the base is wrong all the same.
+		wrong.FirstDiff, _ = p.explain(olds)
+	}
+	return olds, news, err
+}
+
 // readListings lists the base, proves that it is the one that the section is for, and
 // decodes the new listing against it.
 func readListings(ctx context.Context, r *sectionReader, base *os.File, m *bundle.Manifest, which int) (olds, news *listing, err error) {
@@ -102,7 +52,7 @@ func readListings(ctx context.Context, r *sectionReader, base *os.File, m *bundl
 		}
 		encoded = olds.encode()
 		if sha256.Sum256(encoded) != r.head.base {
-			return nil, nil, &WrongBaseError{Want: m.From[which : which+1], Have: []bundle.BaseID{{Version: "one with other names or attributes"}}}
+			return olds, nil, &WrongBaseError{Want: m.From[which : which+1], Have: []bundle.BaseID{{Version: "one with other names or attributes"}}}
 		}
 	}
 	var src []*view

@@ -26,10 +26,15 @@ import (
 //	    uvarint  bytes between the move before and this one
 //	    uvarint  length
 //	    seek: varint  old position, minus the end of the old bytes of the move before
+//	kernel only, see kernel.go:
+//	  as restore; uvarint  size of a btf.Map, 0: none (its bytes: recipe stream, behind the recipe)
+//	  uvarint  where the program begins inside of the old file, uvarint its size; the same of the new
+//	  as program, within the programs
 //	operations until the content (restore: plain) is complete; copy has none
 //	raw: u32 CRC-32C of the content
 //
-// The guess for a source in the old tree is the index after the last one used
+// The guess for a source in the old tree (a shared section has names instead, see
+// named.go) is the index after the last one used
 // there; for one in the new tree it is the record's own index.
 type record struct {
 	index   int
@@ -41,6 +46,7 @@ type record struct {
 	recipe  int64
 	head    int64
 	moves   []exe.Move
+	kernel  kernelRecord
 	crc     uint32
 }
 
@@ -52,10 +58,11 @@ const (
 	methodRestore               // operations make plain, the recipe makes the file of it
 	methodObject                // operations on a relocatable ELF file in phases, see relocate.go
 	methodProgram               // operations on a linked ELF file along moves, see program.go
+	methodKernel                // a program inside of a compressed file, see kernel.go
 	numMethods
 )
 
-var methodNames = [numMethods]string{"copy", "patch", "recompress", "object", "program"}
+var methodNames = [numMethods]string{"copy", "patch", "recompress", "object", "program", "kernel"}
 
 // A source is a regular file that operations take bytes from.
 type source struct {
@@ -89,6 +96,10 @@ func (w *streamWriter) record(c *cursor, r *record) {
 	w.uint(streamControl, head)
 	w.uint(streamControl, uint64(r.size))
 	for _, s := range r.sources {
+		if w.named != nil && !s.new {
+			w.named.write(w, s)
+			continue
+		}
 		guess := c.old
 		if s.new {
 			guess = r.index
@@ -104,25 +115,32 @@ func (w *streamWriter) record(c *cursor, r *record) {
 		}
 		w.uint(streamControl, v)
 	}
-	if r.method == methodRestore {
+	if r.recompressed() {
 		w.uint(streamControl, uint64(r.plain))
 		w.uint(streamControl, uint64(r.recipe))
 	}
 	if r.method == methodObject {
 		w.uint(streamControl, uint64(r.size-r.head))
 	}
-	if r.method == methodProgram {
-		w.uint(streamControl, uint64(r.head))
-		w.uint(streamControl, uint64(len(r.moves)))
-		old, new := int64(0), int64(0)
-		for _, m := range r.moves {
-			w.uint(streamControl, uint64(m.New-new))
-			w.uint(streamControl, uint64(m.Length))
-			w.int(streamSeek, m.Old-old)
-			old, new = m.Old+m.Length, m.New+m.Length
-		}
+	if r.method == methodKernel {
+		w.kernel(&r.kernel)
+	}
+	if r.method == methodProgram || r.method == methodKernel {
+		w.moves(r)
 	}
 	w.bytes(streamRaw, binary.LittleEndian.AppendUint32(nil, r.crc))
+}
+
+func (w *streamWriter) moves(r *record) {
+	w.uint(streamControl, uint64(r.head))
+	w.uint(streamControl, uint64(len(r.moves)))
+	old, new := int64(0), int64(0)
+	for _, m := range r.moves {
+		w.uint(streamControl, uint64(m.New-new))
+		w.uint(streamControl, uint64(m.Length))
+		w.int(streamSeek, m.Old-old)
+		old, new = m.Old+m.Length, m.New+m.Length
+	}
 }
 
 // record reads and checks a record against the sizes of the two listings.
@@ -158,10 +176,10 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 	switch {
 	case rec.method >= numMethods,
 		rec.method == methodCopy && n != 1,
-		rec.inMemory() && n != 1,
+		rec.inPieces() && (n != 1 || rec.sources[0].new || rec.sources[0].expanded != (rec.method == methodKernel)),
 		rec.cloned && (n == 0 || rec.method == methodRestore || rec.sources[0].expanded):
 		return nil, damaged("a record with method %d and %d sources", rec.method, n)
-	case rec.method == methodRestore:
+	case rec.recompressed():
 		plain, err := r.uint(streamControl, maxSize)
 		if err != nil {
 			return nil, err
@@ -171,6 +189,12 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 			return nil, err
 		}
 		rec.plain, rec.recipe = int64(plain), int64(recipe)
+		if rec.method == methodKernel {
+			err = r.kernel(&rec)
+		}
+		if err != nil {
+			return nil, err
+		}
 	case rec.method == methodObject:
 		tail, err := r.uint(streamControl, size)
 		if err != nil {
@@ -178,7 +202,7 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 		}
 		rec.head = int64(size - tail)
 	case rec.method == methodProgram:
-		if err := r.moves(&rec); err != nil {
+		if err := r.moves(&rec, rec.size); err != nil {
 			return nil, err
 		}
 	}
@@ -193,8 +217,15 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 // inMemory reports whether source and content are held in memory as a whole.
 func (r *record) inMemory() bool { return r.method == methodObject || r.method == methodProgram }
 
-func (r *sectionReader) moves(rec *record) error {
-	head, err := r.uint(streamControl, uint64(rec.size))
+// inPieces reports whether operations stay within pieces, and end with a raw one of length 0.
+func (r *record) inPieces() bool { return r.inMemory() || r.method == methodKernel }
+
+// recompressed reports whether what operations make is compressed by a recipe.
+func (r *record) recompressed() bool { return r.method == methodRestore || r.method == methodKernel }
+
+// moves reads the moves of a program of size bytes.
+func (r *sectionReader) moves(rec *record, size int64) error {
+	head, err := r.uint(streamControl, uint64(size))
 	if err != nil {
 		return err
 	}
@@ -205,12 +236,12 @@ func (r *sectionReader) moves(rec *record) error {
 	}
 	old, new := int64(0), int64(0)
 	for ; n > 0; n-- {
-		gap, err := r.uint(streamControl, uint64(rec.size-new))
+		gap, err := r.uint(streamControl, uint64(size-new))
 		if err != nil {
 			return err
 		}
 		new += int64(gap)
-		length, err := r.uint(streamControl, uint64(rec.size-new))
+		length, err := r.uint(streamControl, uint64(size-new))
 		if err != nil {
 			return err
 		}
@@ -234,6 +265,10 @@ func (r *sectionReader) source(c *cursor, rec *record, news, olds int) (s source
 		return s, err
 	}
 	s.new, s.expanded = v&1 != 0, v&2 != 0
+	if r.named != nil && !s.new {
+		s.index, err = r.named.read(r, v>>2)
+		return s, err
+	}
 	guess, limit := c.old, olds
 	if s.new {
 		guess, limit = rec.index, news
@@ -370,8 +405,9 @@ func (o *opReader) next() (op, error) {
 
 // sectionReader reads numbers and bytes from the streams of a section.
 type sectionReader struct {
-	head *sectionHead
-	d    *demux
+	head  *sectionHead
+	d     *demux
+	named *namedSources // of a shared section
 }
 
 func newSectionReader(src io.Reader) (*sectionReader, error) {

@@ -18,6 +18,7 @@ import (
 
 // section is the compressed data for one base, and what applying it needs.
 type section struct {
+	part
 	out   *spool
 	needs bundle.Needs
 }
@@ -25,6 +26,7 @@ type section struct {
 // A maker makes one section.
 type maker struct {
 	o        *MakeOptions
+	plan     partPlan
 	olds     *inventory
 	news     *inventory
 	keep     []int
@@ -46,18 +48,27 @@ type made struct {
 	rec     record
 	actions []action
 	recipe  []byte
+	types   []byte // of a kernel
 	info    FileInfo
 	written int64
 	err     error
 }
 
-func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, report *Report) (*section, error) {
+// A partPlan says which new files a section is for.
+type partPlan struct {
+	kind  partKind
+	bases uint64
+	only  func(i int) bool // shared and rescue: these
+	skip  func(i int) bool // of a base, nil or: not these, they are shared
+}
+
+func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, report *Report, plan partPlan) (*section, error) {
 	w, err := newStreamWriter(o.Spool)
 	if err != nil {
 		return nil, err
 	}
 	defer w.close()
-	m := &maker{o: o, olds: olds, news: news, keep: kept(olds.listing, news.listing), match: newMatcher(olds), w: w, report: report,
+	m := &maker{o: o, plan: plan, olds: olds, news: news, keep: kept(olds.listing, news.listing), match: newMatcher(olds), w: w, report: report,
 		newBySum: make(map[tree.Sum]int), estimate: make(chan *zstd.Encoder, o.Jobs)}
 	for range o.Jobs {
 		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
@@ -67,13 +78,18 @@ func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, rep
 		m.estimate <- z
 	}
 	var h sectionHead
-	if err := m.listings(ctx, &h); err != nil {
-		return nil, err
+	if plan.kind == partShared {
+		w.named = &namedSources{numbers: make(map[int]int), paths: func(i int) string { return olds.entries[i].path }}
+	}
+	if plan.kind == partBase {
+		if err := m.listings(ctx, &h); err != nil {
+			return nil, err
+		}
 	}
 	if err := m.contents(ctx); err != nil {
 		return nil, err
 	}
-	s := &section{needs: m.needs}
+	s := &section{part: part{kind: plan.kind, bases: plan.bases}, needs: m.needs}
 	if s.out, err = newSpool(o.Spool); err != nil {
 		return nil, err
 	}
@@ -263,10 +279,11 @@ func (m *maker) contents(ctx context.Context) error {
 			return fmt.Errorf("cannot find a patch for %s: %w", m.news.entries[i].path, f.err)
 		}
 		m.w.record(&m.c, &f.rec)
-		if f.rec.method == methodRestore {
+		if f.rec.recompressed() {
 			m.w.bytes(streamRecipe, f.recipe)
+			m.w.bytes(streamRecipe, f.types)
 		}
-		m.write(f.actions, f.rec.inMemory())
+		m.write(f.actions, f.rec.inPieces())
 		if m.w.err != nil {
 			return m.w.err
 		}
@@ -284,12 +301,15 @@ func (m *maker) contents(ctx context.Context) error {
 }
 
 // order returns the new files that need a record: by path, so that alike files are
-// neighbours; but first those that are members of archives, and then the archives.
+// neighbours; but first those that are members of archives, then the archives, then kernels.
 func (m *maker) order() []int {
-	var first, last []int
+	var kernels, first, last []int
 	for i := range m.news.entries {
 		e := &m.news.entries[i]
 		if !e.isRegular() || e.link >= 0 {
+			continue
+		}
+		if m.plan.only != nil && !m.plan.only(i) || m.plan.skip != nil && m.plan.skip(i) {
 			continue
 		}
 		if k := m.keep[i]; k >= 0 && m.olds.sums[k] == m.news.sums[i] && m.olds.entries[k].size == e.size {
@@ -297,9 +317,14 @@ func (m *maker) order() []int {
 		}
 		if m.archive(i) {
 			last = append(last, i)
+		} else if kernelIn(m.news, i) {
+			kernels = append(kernels, i)
 		} else {
 			first = append(first, i)
 		}
+	}
+	if m.plan.kind == partRescue {
+		return append(append(first, last...), kernels...) // each for itself
 	}
 	// What archives hold comes first, so that a device can compress them while it makes the rest.
 	held := m.heldBy(last)
@@ -313,7 +338,7 @@ func (m *maker) order() []int {
 			others = append(others, i)
 		}
 	}
-	order := append(append(inside, last...), others...)
+	order := append(append(append(inside, last...), kernels...), others...)
 	for _, i := range order {
 		if _, ok := m.newBySum[m.news.sums[i]]; !ok {
 			m.newBySum[m.news.sums[i]] = i
@@ -343,13 +368,15 @@ func (m *maker) heldBy(archives []int) map[tree.Sum]bool {
 	return held
 }
 
-// archive guesses from its first bytes whether a file is large and holds others.
-func (m *maker) archive(i int) bool {
-	e := &m.news.entries[i]
+func (m *maker) archive(i int) bool { return archiveIn(m.news, i) }
+
+// archiveIn guesses from its first bytes whether a file is large and holds others.
+func archiveIn(inv *inventory, i int) bool {
+	e := &inv.entries[i]
 	if e.size < 1<<20 {
 		return false
 	}
-	f, _, err := openRegular(m.news.root, e.path)
+	f, _, err := openRegular(inv.root, e.path)
 	if err != nil {
 		return false // reading it will fail again, and be reported
 	}

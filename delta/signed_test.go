@@ -308,7 +308,7 @@ func TestSignedHostileBundles(t *testing.T) {
 				m.From = []bundle.BaseID{other, v.from}
 			},
 			payload: func(p []byte) []byte {
-				return append(payloadHead([]int64{1<<63 - 1, int64(len(p) - 10)}), p[10:]...)
+				return append(payloadHead([]part{{bases: 1, size: 1<<63 - 1}, {bases: 2, size: int64(len(p) - 19)}}), p[19:]...)
 			}},
 		{name: "something behind the end", code: damage, payload: func(p []byte) []byte { return append(p, "more"...) }},
 
@@ -359,7 +359,7 @@ func TestSignedHostileBundles(t *testing.T) {
 		if section == nil {
 			section = tree(nil)
 		}
-		payload := append(payloadHead([]int64{int64(len(section))}), section...)
+		payload := append(payloadHead([]part{{bases: 1, size: int64(len(section))}}), section...)
 		if c.payload != nil {
 			payload = c.payload(payload)
 		}

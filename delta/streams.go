@@ -68,6 +68,7 @@ type streamWriter struct {
 	s     [numStreams]*spool
 	marks [][numStreams]int64
 	num   [binary.MaxVarintLen64]byte
+	named *namedSources // of a shared section
 	err   error
 }
 

@@ -30,6 +30,9 @@ func (t *stageTarget) open(rec *record, views []*view) (sink, error) {
 	kept := s.keep[rec.index] >= 0
 	if !kept {
 		flags |= unix.O_CREAT | unix.O_EXCL
+		if t.a.again(rec.index) {
+			flags ^= unix.O_EXCL | unix.O_TRUNC
+		}
 	}
 	f, err := openBeneath(s.root, e.path, flags, 0o600)
 	if err != nil {
@@ -99,12 +102,20 @@ func (s *stageFile) write(p []byte, at int64) error {
 		return nil
 	}
 	s.dirty = 0
-	err := unix.SyncFileRange(int(s.f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
+	return waitForDisk(s.f)
+}
+
+// waitForDisk begins to write what was not written yet, when what was begun before is on the disk.
+func waitForDisk(f *os.File) error {
+	err := unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WAIT_BEFORE|unix.SYNC_FILE_RANGE_WRITE)
 	if err == unix.ENOSYS {
 		return nil
 	}
 	return err
 }
+
+// Close gives up a file that could not be made.
+func (s *stageFile) Close() error { return s.f.Close() }
 
 // share reflinks a run that moved.
 func (s *stageFile) share(at int64, source int, pos, n int64) bool {

@@ -58,12 +58,12 @@ type noSigner struct{}
 func (noSigner) SignManifest([]byte) ([]byte, error) { return []byte("unsigned"), nil }
 
 func compareSection(ctx context.Context, br *bundle.Reader, which int, base *os.File, to *inventory, jobs int) error {
-	r, err := openSection(br, which)
+	p, r, err := openSection(br, which)
 	if err != nil {
 		return err
 	}
 	defer r.close()
-	olds, news, err := readListings(ctx, r, base, br.Manifest(), which)
+	olds, news, err := p.listings(ctx, r, base)
 	if err != nil {
 		return err
 	}
@@ -71,8 +71,8 @@ func compareSection(ctx context.Context, br *bundle.Reader, which int, base *os.
 		return errors.New("the list of files came out differently")
 	}
 	a := newApplier(br.Manifest(), base, newStage(to.root, olds, news), ApplyOptions{Jobs: jobs})
-	a.target = &compareTarget{a: a, to: to}
-	if err := a.contents(ctx, r); err != nil {
+	a.target, a.checkAll = &compareTarget{a: a, to: to}, true
+	if err := a.all(ctx, p, r); err != nil {
 		return err
 	}
 	// What has no record must be the same already: the digests of the inventory say so
@@ -158,6 +158,8 @@ func (c *compareFile) put(p []byte, at int64, changed []bool) error {
 	}
 	return nil
 }
+
+func (c *compareFile) Close() error { return c.f.Close() }
 
 func (t *compareTarget) close(rec *record, s sink) error {
 	c := s.(*compareFile)
