@@ -21,6 +21,7 @@
 // # Switch
 //
 //	overlay.Prepare   finds what differs; requests go on
+//	overlay.Follow    if it was prepared before a freeze: what changed since
 //	overlay.Commit    exchanges the layers; requests wait for well below a millisecond
 //	tell              lets the kernel forget what it knew wrongly; requests go on
 //

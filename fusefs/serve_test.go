@@ -44,10 +44,11 @@ type upperDir struct {
 	Name, Dir string
 	Paths     []string
 	ReadOnly  bool
+	Snapshot  bool
 }
 
 type request struct {
-	Op         string // mount, switch, freeze, thaw, stats
+	Op         string // mount, prepare, switch, discard, freeze, thaw, stats
 	Mountpoint string
 	Layers     layers
 	FreezeMax  time.Duration
@@ -79,7 +80,7 @@ func (l layers) open() (c overlay.Config, done func(), err error) {
 	}
 	c.Base = open(l.Base)
 	for _, u := range l.Uppers {
-		c.Uppers = append(c.Uppers, overlay.Upper{Name: u.Name, Dir: open(u.Dir), Paths: u.Paths, ReadOnly: u.ReadOnly})
+		c.Uppers = append(c.Uppers, overlay.Upper{Name: u.Name, Dir: open(u.Dir), Paths: u.Paths, ReadOnly: u.ReadOnly, Snapshot: u.Snapshot})
 	}
 	return c, done, err
 }
@@ -105,13 +106,17 @@ func serve() {
 					}
 				}
 				done()
-			case "switch":
+			case "switch", "prepare":
 				var c overlay.Config
 				var done func()
-				if c, done, err = q.Layers.open(); err == nil {
+				if c, done, err = q.Layers.open(); err == nil && q.Op == "prepare" {
+					err = v.Prepare(context.Background(), c)
+				} else if err == nil {
 					r.Switch, err = v.Switch(context.Background(), c)
 				}
 				done()
+			case "discard":
+				v.Discard()
 			case "freeze":
 				ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 				err = v.Freeze(ctx)

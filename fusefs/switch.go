@@ -24,11 +24,7 @@ func (v *View) Switch(ctx context.Context, next overlay.Config) (r SwitchReport,
 	v.switching.Lock()
 	defer v.switching.Unlock()
 	start := time.Now()
-	busy, err := v.mountsBelow()
-	if err != nil {
-		return r, fmt.Errorf("cannot switch the view at %s: %w", v.mountpoint, err)
-	}
-	plan, err := v.u.Prepare(ctx, next, busy)
+	plan, prepared, err := v.plan(ctx, next)
 	if err != nil {
 		return r, fmt.Errorf("cannot switch the view at %s: %w", v.mountpoint, err)
 	}
@@ -39,12 +35,68 @@ func (v *View) Switch(ctx context.Context, next overlay.Config) (r SwitchReport,
 	// From a goroutine that serves no request, and without any lock that a request
 	// needs: the kernel waits for lookups under way in the directory.
 	v.tell(&c)
+	r.Prepared = prepared
 	r.Changed = len(c.Gone) + len(c.Added) + len(c.Content)
 	r.Nodes = c.Nodes
 	r.Total = time.Since(start)
 	v.log.Info("switched", "mountpoint", v.mountpoint, "base", next.Base.Name(), "gone", len(c.Gone), "added", len(c.Added),
 		"directories", len(c.Content), "nodes", c.Nodes, "paused", r.Paused, "total", r.Total)
 	return r, nil
+}
+
+// Prepare finds out what a switch to the layers of next will change, while all goes
+// on. A Switch to these layers, or to snapshots of overlays among them
+// (overlay.Upper.Snapshot), then needs to look only at what changed since: with
+// Freeze between the two, changes wait for that and not for the search. Another Switch,
+// Prepare or Discard gives it up.
+func (v *View) Prepare(ctx context.Context, next overlay.Config) error {
+	v.switching.Lock()
+	defer v.switching.Unlock()
+	v.discard()
+	busy, err := v.mountsBelow()
+	if err == nil {
+		v.prepared, err = v.u.Prepare(ctx, next, busy)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot prepare a switch of the view at %s: %w", v.mountpoint, err)
+	}
+	return nil
+}
+
+// Discard gives up what Prepare prepared.
+func (v *View) Discard() {
+	v.switching.Lock()
+	defer v.switching.Unlock()
+	v.discard()
+}
+
+func (v *View) discard() {
+	if v.prepared != nil {
+		v.prepared.Abort()
+		v.prepared = nil
+	}
+}
+
+// plan returns what was prepared if it is for these layers, or else prepares.
+func (v *View) plan(ctx context.Context, next overlay.Config) (plan *overlay.Plan, prepared bool, err error) {
+	busy, err := v.mountsBelow()
+	if err != nil {
+		return nil, false, err
+	}
+	if p := v.prepared; p != nil {
+		v.prepared = nil
+		fits, err := p.Follow(ctx, next, busy)
+		if fits && err == nil {
+			return p, true, nil
+		}
+		p.Abort()
+		if err != nil {
+			return nil, false, err
+		}
+		v.log.Debug("a prepared switch does not fit any more", "mountpoint", v.mountpoint)
+	}
+	plan, err = v.u.Prepare(ctx, next, busy)
+	return plan, false, err
 }
 
 func (v *View) commit(plan *overlay.Plan, r *SwitchReport) (c overlay.Changes, err error) {
@@ -63,6 +115,7 @@ func (v *View) commit(plan *overlay.Plan, r *SwitchReport) (c overlay.Changes, e
 	} else {
 		c, r.Paused, err = plan.Commit(true)
 		if err == nil {
+			r.Frozen = time.Since(v.frozen)
 			v.frozen = time.Time{}
 			v.timer.Stop()
 			v.u.Thaw()

@@ -29,7 +29,10 @@ type SwitchReport struct {
 	Changed int           // files and directories that the view shows differently
 	Nodes   int           // objects that the kernel knew at that moment
 	Paused  time.Duration // how long requests waited
+	Frozen  time.Duration // how long changes waited for a Freeze that ended with the switch
 	Total   time.Duration // until the last notification was delivered
+
+	Prepared bool // the search for differences had been made by Prepare
 }
 
 // OpStats counts one kind of request.
@@ -73,7 +76,8 @@ type View struct {
 	dev        uint64        // st_dev of the mount, which names its FUSE connection
 	done       chan struct{} // closed when the last request was answered
 
-	switching sync.Mutex // one Switch at a time
+	switching sync.Mutex    // one Switch at a time
+	prepared  *overlay.Plan // for the next Switch, by Prepare; guarded by switching
 
 	mu       sync.Mutex
 	frozen   time.Time // zero if not frozen

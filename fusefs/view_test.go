@@ -119,7 +119,7 @@ func diffText(t *testing.T, what, got, want, skip string) {
 	}
 	for l := range b {
 		if !a[l] {
-			t.Errorf("%s: only kernel overlayfs has %s", what, l)
+			t.Errorf("%s: missing from the view: %s", what, l)
 		}
 	}
 	if len(a) < 10 {

@@ -1,6 +1,7 @@
 package overlay
 
 import (
+	"slices"
 	"time"
 )
 
@@ -36,7 +37,7 @@ func (p *Plan) apply() Changes {
 	t.mu.Lock()
 	defer u.unlockTable()
 	t.journal = nil
-	c := Changes{Nodes: t.count, Added: p.names}
+	c := Changes{Nodes: t.count, Added: p.stillMissing()}
 	// What is taken out must remember where it was; paths of what lies below it
 	// are made of its name, so they come first.
 	for _, l := range p.order {
@@ -54,6 +55,21 @@ func (p *Plan) apply() Changes {
 	u.root.claim = claim
 	u.root.set(state, placeBits&^state)
 	return c
+}
+
+// stillMissing returns the names that appear without those that somebody made
+// since, and that lead to the same object in the next stack.
+// Preconditions: table locked.
+func (p *Plan) stillMissing() []NameRef {
+	t := &p.u.tab
+	return slices.DeleteFunc(p.names, func(r NameRef) bool {
+		slot := r.Parent & (1<<32 - 1)
+		if slot >= uint64(len(t.ids)) || t.ids[slot] == nil || t.ids[slot].id != r.Parent {
+			return true // its directory is gone
+		}
+		l := t.names[linkKey{t.ids[slot], r.Name}]
+		return l != nil && !p.gone[l]
+	})
 }
 
 // unname takes a name from its node, which is detached with the last one.

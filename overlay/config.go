@@ -25,6 +25,11 @@ type Upper struct {
 	Dir      *os.File // the overlay's subvolume, with upper/ and work/
 	Paths    []string // claims, absolute or relative to the view's root; "/" claims all
 	ReadOnly bool     // claims are visible but refuse changes (EROFS)
+
+	// Snapshot says that Dir is a snapshot of what the union shows for this
+	// overlay, taken while it was frozen, which it still is. Then a plan that was
+	// prepared before fits: see [Plan.Follow].
+	Snapshot bool
 }
 
 // ConfigError says what is wrong with a Config.

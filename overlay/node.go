@@ -136,9 +136,9 @@ type table struct {
 	count int
 	dead  []*Node // freed, with descriptors still to be closed
 
-	// journal collects the nodes that changed while a switch is prepared; nil
-	// outside of it.
-	journal map[*Node]struct{}
+	// journal collects the nodes that changed while a switch is prepared, true
+	// for directories that moved; nil outside of it.
+	journal map[*Node]bool
 }
 
 func (t *table) init(root *Node) {
@@ -181,7 +181,13 @@ func (t *table) newLocked(n *Node) *Node {
 
 func (t *table) noteLocked(n *Node) {
 	if t.journal != nil {
-		t.journal[n] = struct{}{}
+		t.journal[n] = t.journal[n]
+	}
+}
+
+func (t *table) noteMovedLocked(n *Node) {
+	if t.journal != nil {
+		t.journal[n] = true
 	}
 }
 
@@ -243,6 +249,7 @@ func (t *table) dropNameLocked(l *link) {
 		l.parent = nil
 	}
 	t.noteLocked(n)
+	t.noteLocked(parent) // the name may show something else in the next stack
 	t.reapLocked(parent)
 }
 

@@ -2,6 +2,7 @@ package overlay
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -18,13 +19,16 @@ import (
 //
 //	Prepare   new layers; visit all known names       (nothing waits)
 //	          visit again what changed meanwhile       (until that is little)
+//	Follow    (for a plan that waited) visit what changed; snapshots come in
 //	Commit    tree locked alone: visit what changed since, apply, swap the stack
 //	Changes   what the kernel must be told            (nothing waits)
 type Plan struct {
-	u    *Union
-	ctx  context.Context
-	next *stack
-	busy map[string]bool
+	u     *Union
+	ctx   context.Context
+	last  *stack // shown when the plan was made
+	next  *stack
+	shape []Upper // what next was made of
+	busy  map[string]bool
 
 	gone  map[*link]bool     // names that lead elsewhere from now on
 	order []*link            // keys of gone, children before parents
@@ -69,25 +73,29 @@ func (u *Union) Prepare(ctx context.Context, c Config, busy map[string]bool) (*P
 	if err != nil {
 		return nil, err
 	}
-	p := &Plan{u: u, ctx: ctx, next: next, busy: busy, gone: map[*link]bool{}, keep: map[*Node]*revised{}}
+	p := &Plan{u: u, ctx: ctx, last: u.cur, next: next, shape: slices.Clone(c.Uppers), busy: busy,
+		gone: map[*link]bool{}, keep: map[*Node]*revised{}}
 	u.tab.mu.Lock()
-	u.tab.journal = map[*Node]struct{}{}
+	u.tab.journal = map[*Node]bool{}
 	u.tab.mu.Unlock()
-	if err := p.visitAll(); err != nil {
+	if err = p.visitAll(); err == nil {
+		err = p.settle()
+	}
+	if err != nil {
 		p.Abort()
 		return nil, err
 	}
+	return p, nil
+}
+
+// settle visits what changed until little changes meanwhile.
+func (p *Plan) settle() error {
 	for range 20 {
-		n, err := p.catchUp(false)
-		if err != nil {
-			p.Abort()
-			return nil, err
-		}
-		if n < 32 {
-			break
+		if n, err := p.catchUp(false); err != nil || n < 32 {
+			return err
 		}
 	}
-	return p, nil
+	return nil
 }
 
 // Abort gives a plan up.
@@ -377,19 +385,22 @@ func (p *Plan) catchUp(alone bool) (int, error) {
 	}
 	u.tab.mu.Lock()
 	journal := u.tab.journal
-	u.tab.journal = map[*Node]struct{}{}
+	u.tab.journal = map[*Node]bool{}
 	u.tab.mu.Unlock()
-	for n := range journal {
+	for n, moved := range journal {
 		if err := p.ctx.Err(); err != nil {
 			return 0, err
 		}
-		p.again(n)
+		if err := p.again(n, moved); err != nil {
+			return 0, err
+		}
 	}
 	return len(journal), nil
 }
 
-// again decides about one node. Preconditions: tree held.
-func (p *Plan) again(n *Node) {
+// again decides about one node, and if it is a directory that moved about all
+// below it. Preconditions: tree held.
+func (p *Plan) again(n *Node, moved bool) (err error) {
 	u := p.u
 	u.tab.mu.Lock()
 	var names []nameOf
@@ -417,6 +428,9 @@ func (p *Plan) again(n *Node) {
 				v := viewOf{stack: next.stack, state: f.state, claim: f.claim}
 				v.open(&next, k.name, path)
 				p.decideDir(n, &o, &v, f.st.Ino)
+				if moved {
+					err = p.visit(n, path, &o, &v)
+				}
 				o.close()
 				v.close()
 			} else {
@@ -427,6 +441,7 @@ func (p *Plan) again(n *Node) {
 		old.close()
 		next.close()
 	}
+	return err
 }
 
 // views opens a directory in both stacks.

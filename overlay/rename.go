@@ -373,9 +373,10 @@ func (u *Union) moveLocked(m *move) error {
 	a := u.tab.names[linkKey{m.from.dir, m.from.name}]
 	b := u.tab.names[linkKey{m.to.dir, m.to.name}]
 	u.tab.moveLinkLocked(a, b, m)
-	u.tab.noteLocked(n)
+	u.tab.noteMovedLocked(n)
+	u.tab.noteLocked(m.from.dir)
 	if m.exchange {
-		u.tab.noteLocked(t)
+		u.tab.noteMovedLocked(t)
 	}
 	return nil
 }

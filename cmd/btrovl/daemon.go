@@ -39,7 +39,8 @@ type server struct {
 	since time.Time
 	locks *workLocks
 
-	switching sync.Mutex // held during a switch
+	switching sync.Mutex // held during a switch, and its preparation
+	prepared  *layers    // what the next switch was prepared for; guarded by switching
 
 	mu      sync.Mutex // guards what follows
 	shown   *layers    // what the view shows

@@ -31,7 +31,9 @@ type switchAnswer struct {
 	Base       string        `json:"base"`
 	Changed    int           `json:"changed"`
 	Paused     time.Duration `json:"paused_ns"`
+	Frozen     time.Duration `json:"frozen_ns"`
 	Total      time.Duration `json:"total_ns"`
+	Prepared   bool          `json:"prepared"`
 }
 
 // handle does one request of a command.
@@ -43,6 +45,13 @@ func (s *server) handle(ctx context.Context, r *control.Request) (any, error) {
 		return s.view.Stats(), nil
 	case "switch":
 		return s.follow(ctx)
+	case "prepare":
+		var args struct{ Base string }
+		if err := r.Args(&args); err != nil {
+			return nil, err
+		}
+		r.OnClose("prepared", s.unprepare)
+		return nil, s.prepare(ctx, args.Base)
 	case "freeze":
 		if err := s.view.Freeze(ctx); err != nil {
 			return nil, err
@@ -112,7 +121,8 @@ func (s *server) follow(ctx context.Context) (*switchAnswer, error) {
 	old := s.shown // written below only, while switching is held
 	s.retire(old, next)
 	began := time.Now()
-	report, err := s.view.Switch(ctx, next.config())
+	report, err := s.view.Switch(ctx, s.successor(old, next))
+	s.unprepareLocked()
 	if err != nil {
 		s.unretire(old)
 		next.release()
@@ -123,6 +133,6 @@ func (s *server) follow(ctx context.Context) (*switchAnswer, error) {
 	s.mu.Unlock()
 	s.released("") // what waits for nothing
 	s.log.Info("switched", "deployment", active.ID, "base", active.Base, "changed", report.Changed,
-		"paused", report.Paused, "total", time.Since(began))
-	return &switchAnswer{active.ID, active.Base, report.Changed, report.Paused, report.Total}, nil
+		"prepared", report.Prepared, "paused", report.Paused, "frozen", report.Frozen, "total", time.Since(began))
+	return &switchAnswer{active.ID, active.Base, report.Changed, report.Paused, report.Frozen, report.Total, report.Prepared}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/btrovl/btrovl/subvolumes"
+	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
 // switchTime bounds how long a view may take to follow. Finding out what differs
@@ -38,24 +39,29 @@ type switched struct {
 	Switched   bool    `json:"switched"`
 	Changed    int     `json:"changed"`   // names, contents and listings that the kernel had cached
 	PausedMS   float64 `json:"paused_ms"` // how long requests waited
+	FrozenMS   float64 `json:"frozen_ms"` // how long changes waited, from the snapshots of overlays on
 	TotalMS    float64 `json:"total_ms"`
+	Prepared   bool    `json:"prepared"`         // what differs had been found before changes waited
 	Reason     string  `json:"reason,omitempty"` // why it was not switched
 	err        error
 }
 
 // deploy runs commit, which writes a new deployment, and lets the mounted views
-// follow it. If freeze is set, no view changes an overlay between the snapshots
-// that commit takes and the switch. Views are thawed on every path; a process that
+// follow it. If base is set, it becomes the base, and no view changes an overlay between
+// the snapshots that commit takes and the switch. Views are thawed on every path; a process that
 // dies here thaws too, because the view's daemon sees the connection end.
 //
 // Nothing is printed meanwhile: standard error may lie on a frozen view.
-func (a *app) deploy(ctx context.Context, p *subvolumes.Pool, f switchFlags, freeze bool, commit func() error) ([]switched, error) {
+func (a *app) deploy(ctx context.Context, p *subvolumes.Pool, f switchFlags, base string, commit func() error) ([]switched, error) {
 	list, err := views(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	defer closeViews(list)
-	if freeze && len(list) > 0 {
+	if base != "" && len(list) > 0 {
+		if !f.nextBoot {
+			prepareAll(ctx, p, list, base)
+		}
 		thaw, err := freezeAll(ctx, list)
 		defer thaw()
 		if err != nil {
@@ -72,6 +78,21 @@ func (a *app) deploy(ctx context.Context, p *subvolumes.Pool, f switchFlags, fre
 		out = append(out, v.follow(ctx, f))
 	}
 	return out, nil
+}
+
+// prepareAll takes out of the freeze what takes long: views search for what the next
+// base will change, and data that the snapshots would write go to the disk. What fails
+// here only makes the freeze longer.
+func prepareAll(ctx context.Context, p *subvolumes.Pool, list []*view, base string) {
+	for _, v := range list {
+		if v.err == nil && !v.ReadOnly {
+			v.call(ctx, switchTime, "prepare", map[string]string{"base": base}, nil)
+		}
+	}
+	if f, err := p.OpenBase(base); err == nil {
+		btrfs.Syncfs(f)
+		f.Close()
+	}
 }
 
 // freezeAll freezes every view and returns what thaws them.
@@ -113,8 +134,8 @@ func (v *view) follow(ctx context.Context, f switchFlags) switched {
 		s.Reason = s.err.Error()
 		return s
 	}
-	s.Switched, s.Changed = true, ans.Changed
-	s.PausedMS, s.TotalMS = ms(ans.Paused), ms(ans.Total)
+	s.Switched, s.Changed, s.Prepared = true, ans.Changed, ans.Prepared
+	s.PausedMS, s.FrozenMS, s.TotalMS = ms(ans.Paused), ms(ans.Frozen), ms(ans.Total)
 	return s
 }
 

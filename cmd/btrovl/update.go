@@ -211,11 +211,13 @@ func (u *update) commit(ctx context.Context) error {
 		u.record = r
 	}
 	r := u.record
-	freeze := false
+	base := "" // overlays that follow it are snapshotted
 	for _, o := range r.Active().Overlays {
-		freeze = freeze || o.FollowBase
+		if o.FollowBase {
+			base = m.To.Version
+		}
 	}
-	list, err := u.deploy(ctx, u.pool, u.switchFlags, freeze, func() (err error) {
+	list, err := u.deploy(ctx, u.pool, u.switchFlags, base, func() (err error) {
 		if r.Active().Base == m.To.Version {
 			return nil
 		}

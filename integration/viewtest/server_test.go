@@ -38,9 +38,10 @@ type serveSpec struct {
 }
 
 type upperSpec struct {
-	Name  string
-	Dir   string
-	Paths []string
+	Name     string
+	Dir      string
+	Paths    []string
+	Snapshot bool // of what is shown, taken while frozen
 }
 
 func TestMain(m *testing.M) {
@@ -71,7 +72,7 @@ func (s *serveSpec) config() (c overlay.Config, done func(), err error) {
 	}
 	c.Base = open(s.Base)
 	for _, u := range s.Uppers {
-		c.Uppers = append(c.Uppers, overlay.Upper{Name: u.Name, Dir: open(u.Dir), Paths: u.Paths})
+		c.Uppers = append(c.Uppers, overlay.Upper{Name: u.Name, Dir: open(u.Dir), Paths: u.Paths, Snapshot: u.Snapshot})
 	}
 	return c, done, err
 }
@@ -101,7 +102,7 @@ func serve(b []byte) error {
 	}
 	srv, err := control.Listen(spec.Socket, func(ctx context.Context, r *control.Request) (any, error) {
 		switch r.Op {
-		case "switch":
+		case "switch", "prepare":
 			var next serveSpec
 			if err := r.Args(&next); err != nil {
 				return nil, err
@@ -111,6 +112,9 @@ func serve(b []byte) error {
 				return nil, err
 			}
 			defer done()
+			if r.Op == "prepare" {
+				return nil, v.Prepare(ctx, c)
+			}
 			return v.Switch(ctx, c)
 		case "freeze":
 			return nil, v.Freeze(ctx)
@@ -259,7 +263,7 @@ func (p *viewProcess) stop() error {
 // View is btrovl's own view as a target.
 func View() Target {
 	return Target{Name: "view", Mount: func(ctx context.Context, l Layers, mnt string) (*Mounted, error) {
-		p, err := startView(ctx, serveSpec{Mountpoint: mnt, Base: l.Base, Uppers: []upperSpec{{"system", l.Upper, []string{"/"}}}})
+		p, err := startView(ctx, serveSpec{Mountpoint: mnt, Base: l.Base, Uppers: []upperSpec{{Name: "system", Dir: l.Upper, Paths: []string{"/"}}}})
 		if err != nil {
 			return nil, err
 		}

@@ -44,7 +44,7 @@ func newSwitcher(t *testing.T, files, changed int) *switcher {
 	b, err := newSwitchBases(t.Context(), filepath.Join(dir, "bases"), files, changed)
 	ok(t, err)
 	s := &switcher{t: t, b: b, root: filepath.Join(testenv.Dir(t), "v")}
-	for _, u := range []upperSpec{{"system", filepath.Join(dir, "system"), []string{"/"}}, {"data", filepath.Join(dir, "data"), []string{"/var/lib/app"}}} {
+	for _, u := range []upperSpec{{Name: "system", Dir: filepath.Join(dir, "system"), Paths: []string{"/"}}, {Name: "data", Dir: filepath.Join(dir, "data"), Paths: []string{"/var/lib/app"}}} {
 		ok(t, NewUpper(t.Context(), b.path[0], u.Dir))
 		s.uppers = append(s.uppers, u)
 	}
@@ -63,6 +63,32 @@ func (s *switcher) switchBase(ctx context.Context) (r fusefs.SwitchReport, err e
 	n := s.started.Add(1)
 	err = s.p.call(ctx, "switch", serveSpec{Base: s.b.path[n%2], Uppers: s.uppers}, &r)
 	s.finished.Store(n)
+	return r, err
+}
+
+// switchFollowing does the next switch as an update does with an overlay that follows the
+// base: the first overlay is snapshotted meanwhile, and that is all that changes wait for.
+func (s *switcher) switchFollowing(ctx context.Context) (r fusefs.SwitchReport, err error) {
+	n := s.started.Load() + 1
+	next := serveSpec{Base: s.b.path[n%2], Uppers: slices.Clone(s.uppers)}
+	if err := s.p.call(ctx, "prepare", next, nil); err != nil {
+		return r, err
+	}
+	if err := s.p.call(ctx, "freeze", nil, nil); err != nil {
+		return r, err
+	}
+	snap := filepath.Join(filepath.Dir(s.b.dir), fmt.Sprintf("system.%d", n))
+	if err := command(ctx, "btrfs", "-q", "subvolume", "snapshot", s.uppers[0].Dir, snap); err != nil {
+		return r, err
+	}
+	next.Uppers[0].Dir, next.Uppers[0].Snapshot = snap, true
+	s.started.Store(n)
+	err = s.p.call(ctx, "switch", next, &r)
+	s.finished.Store(n)
+	if err == nil && !r.Prepared {
+		err = errors.New("what was prepared was not used")
+	}
+	s.uppers[0].Dir = snap
 	return r, err
 }
 
@@ -316,7 +342,11 @@ func TestSwitchUnderLoad(t *testing.T) {
 		for range 3 {
 			hold(r.IntN(s.b.changed))
 		}
-		rep, err := s.switchBase(t.Context())
+		do := s.switchBase
+		if n%3 == 0 {
+			do = s.switchFollowing
+		}
+		rep, err := do(t.Context())
 		if err != nil {
 			t.Errorf("switch %d: %v", n, err)
 			break
@@ -403,9 +433,14 @@ func TestSwitchAtScale(t *testing.T) {
 	}
 	for n := range rounds {
 		know()
-		r, err := s.switchBase(t.Context())
+		do := s.switchBase
+		if n%2 == 1 {
+			do = s.switchFollowing
+		}
+		r, err := do(t.Context())
 		ok(t, err)
-		t.Logf("switch %d: %d changed, %d objects known; paused %v, all switched after %v", n+1, r.Changed, r.Nodes, r.Paused, r.Total)
+		t.Logf("switch %d: %d changed, %d objects known; prepared %v, paused %v, changes waited %v, all switched after %v", n+1, r.Changed, r.Nodes,
+			r.Prepared, r.Paused, r.Frozen, r.Total)
 		// Somebody may have let the kernel drop its caches since: what it does not know
 		// need not be told.
 		if r.Changed < changed && r.Nodes >= files {
