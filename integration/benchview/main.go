@@ -42,6 +42,7 @@ type options struct {
 	skip   *regexp.Regexp
 	update string
 	raw    string
+	hold   bool
 }
 
 func run() error {
@@ -54,6 +55,7 @@ func run() error {
 	flag.StringVar(&skip, "skip", "", "leave out work whose name matches")
 	flag.StringVar(&o.update, "update", "", "write the table into this file, between its <!-- bench-view --> marks")
 	flag.StringVar(&o.raw, "raw", "", "write every measurement to this file, as JSON")
+	flag.BoolVar(&o.hold, "hold", false, "after the rounds, leave all targets mounted until an interrupt: for perf, strace and btrovl status")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
@@ -121,6 +123,12 @@ func bench(ctx context.Context, o *options) (err error) {
 	}
 	table := r.table(o.rounds, targets)
 	fmt.Print(table)
+	if o.hold {
+		for _, t := range targets {
+			note("%s at %s, served by %d", t.name, t.root, t.pid)
+		}
+		<-ctx.Done()
+	}
 	if o.raw != "" {
 		b, err := json.MarshalIndent(r.byWork, "", "\t")
 		if err != nil {
