@@ -52,6 +52,9 @@ func (m *maker) copyOf(i int, f *made) bool {
 		f.info.Method = "empty"
 		return true
 	}
+	if m.o.without(stepCopies) {
+		return false
+	}
 	if k, ok := m.match.same(m.news.sums[i], f.info.Path); ok {
 		f.rec.method, f.rec.sources = methodCopy, []source{{index: k}}
 		f.info.Method, f.info.Source, f.info.Why = "copy", m.olds.entries[k].path, "same content"
@@ -95,7 +98,7 @@ func (m *maker) candidates(ctx context.Context, i int, data []byte) ([]candidate
 			return nil, err
 		}
 	}
-	if len(c) > 0 || len(data) < 1<<10 {
+	if len(c) > 0 || len(data) < 1<<10 || m.o.without(stepSimilar) {
 		return c, nil
 	}
 	alike, err := m.match.sketches.alike(ctx, m.olds, data, 2)
@@ -111,6 +114,9 @@ func (m *maker) candidates(ctx context.Context, i int, data []byte) ([]candidate
 }
 
 func (m *maker) unpack(data []byte) *redeflate.Unpacked {
+	if m.o.without(stepUnpack) {
+		return nil
+	}
 	u, err := redeflate.Unpack(data, redeflate.Options{})
 	if err != nil {
 		return nil
@@ -130,7 +136,7 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 		var head int64
 		var object bool
 		var err error
-		if small {
+		if small && !m.o.without(stepModules) {
 			actions, head, object, err = diffObject(ctx, m.hints, data, c.data)
 		}
 		if err == nil && !object {
@@ -145,7 +151,7 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 			way = methodObject
 		}
 		var moves []exe.Move
-		if small && !object {
+		if small && !object && !m.o.without(stepPrograms) {
 			moved, movedHead, along, ok, err := diffProgram(ctx, data, c.data)
 			if err != nil {
 				return err

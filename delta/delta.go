@@ -60,6 +60,7 @@ type MakeOptions struct {
 	RevokeKeys []string
 
 	Compression Compression
+	Without     []string // steps to leave out (Steps), for measuring
 	Rescue      []string // patterns of files that travel whole, too, for devices whose sources rotted
 	Memory      int64    // bytes that applying may take; 0: DefaultMemory
 	Work        int64    // bytes that making may take; 0: DefaultWork. The xz tool's processes are not counted

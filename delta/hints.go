@@ -159,7 +159,7 @@ func (m *maker) learn(ctx context.Context, order []int) (*hints, error) {
 			}
 		}
 	}
-	if len(pairs) < 8 {
+	if len(pairs) < 8 || m.o.without(stepHints) {
 		return h, nil
 	}
 	l := btf.NewLearner()

@@ -19,6 +19,9 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 	if len(o.From) > 16 {
 		return nil, errors.New("cannot make a bundle from more than 16 bases")
 	}
+	if err := o.checkSteps(); err != nil {
+		return nil, err
+	}
 	if o.Jobs <= 0 {
 		o.Jobs = runtime.GOMAXPROCS(0)
 	}
@@ -71,6 +74,9 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 		return nil, err
 	}
 	if _, err := payload.reader(); err != nil {
+		return nil, err
+	}
+	if err := compareFull(ctx, &o, to, payload.n, report); err != nil {
 		return nil, err
 	}
 	if err := verifyMade(ctx, &o, m, to, payload); err != nil {

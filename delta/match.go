@@ -17,10 +17,12 @@ type matcher struct {
 	byShape  map[string][]int // path with its numbers made equal
 	byName   map[string][]int // the same of the last component, with its directory's last
 	sketches sketches
+
+	samePathOnly bool // for measuring
 }
 
-func newMatcher(olds *inventory) *matcher {
-	m := &matcher{olds: olds, bySum: make(map[tree.Sum][]int), byShape: make(map[string][]int), byName: make(map[string][]int)}
+func newMatcher(olds *inventory, samePathOnly bool) *matcher {
+	m := &matcher{olds: olds, samePathOnly: samePathOnly, bySum: make(map[tree.Sum][]int), byShape: make(map[string][]int), byName: make(map[string][]int)}
 	for i := range olds.entries {
 		e := &olds.entries[i]
 		if !e.isRegular() || e.link >= 0 || e.size == 0 {
@@ -82,6 +84,9 @@ func (m *matcher) byPath(p string, n int) []int {
 		if e.isRegular() && e.size > 0 {
 			return []int{i}
 		}
+	}
+	if m.samePathOnly {
+		return nil
 	}
 	s := shape(p)
 	if c := m.byShape[s]; len(c) > 0 {

@@ -68,7 +68,7 @@ func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, rep
 		return nil, err
 	}
 	defer w.close()
-	m := &maker{o: o, plan: plan, olds: olds, news: news, keep: kept(olds.listing, news.listing), match: newMatcher(olds), w: w, report: report,
+	m := &maker{o: o, plan: plan, olds: olds, news: news, keep: kept(olds.listing, news.listing), match: newMatcher(olds, o.without(stepNumbers)), w: w, report: report,
 		newBySum: make(map[tree.Sum]int), estimate: make(chan *zstd.Encoder, o.Jobs)}
 	for range o.Jobs {
 		z, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedDefault), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false))
@@ -140,6 +140,9 @@ func (m *maker) listings(ctx context.Context, h *sectionHead) error {
 		return fmt.Errorf("the list of files is too long")
 	}
 	h.listing = uint32(len(new))
+	if m.o.without(stepListing) {
+		old = nil
+	}
 	actions, err := diffActions(ctx, new, sourcesOf(old))
 	if err != nil {
 		return err

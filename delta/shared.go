@@ -45,7 +45,7 @@ func planShared(olds []*inventory, news *inventory) *sharingPlan {
 	}
 	var bases []base
 	for _, o := range olds {
-		bases = append(bases, base{o, kept(o.listing, news.listing), newMatcher(o)})
+		bases = append(bases, base{o, kept(o.listing, news.listing), newMatcher(o, false)})
 	}
 	for i := range news.entries {
 		e := &news.entries[i]

@@ -17,7 +17,11 @@ func (a *app) bundleCreateCmd() *cobra.Command {
 			effect: `Makes a bundle that turns any of the --from bases into --to; without --from a full one,
 for first installations. A base is a version in the pool, or VERSION=PATH with a directory
 or a tar archive, for which no pool and no btrfs is needed. The bundle is applied to a
-scratch copy and the result's digest compared before it is signed.`,
+scratch copy and the result's digest compared before it is signed.
+
+What several --from bases lack in the same way is in the bundle once. --rescue brings
+files whole, too: a device on which they, or what they are made from, rotted takes
+them from there.`,
 			durable: "the file has its name only when it is complete and on stable storage.",
 			exits:   poolExits(codeUnknown, codeSpace, codeSignature, codeDigest),
 			example: "btrovl bundle create --from 1 --to 2 --key vendor.key -o 1-2.btrovl\nbtrovl bundle create --from 1 --from 2 --to 3 --key vendor.key -o to-3.btrovl\nbtrovl bundle create --from 1=tree1 --to 2=tree2.tar.xz --key vendor.key -o 1-2.btrovl",
@@ -43,6 +47,11 @@ scratch copy and the result's digest compared before it is signed.`,
 	fl.Uint64Var(&f.counter, "counter", 0, "number against downgrades (default: that of the --to base)")
 	fl.StringVar(&f.compression, "compression", string(delta.Best), "best (smallest) or fast")
 	fl.StringVar(&f.memory, "memory", "normal", "memory that applying may take: normal (128 MiB), low (64 MiB), or MiB")
+	fl.IntVar(&f.work, "make-memory", 0, "MiB that making may take, xz's processes not counted (default 3072)")
+	fl.StringSliceVar(&f.rescue, "rescue", nil, "files and directories (patterns: 'boot', 'usr/bin/*', '*') that also travel whole")
+	fl.StringSliceVar(&f.without, "without", nil, "steps to leave out, for measuring")
+	// Bundles are right without any step, only larger: this is for docs/delta.md.
+	fl.MarkHidden("without")
 	fl.IntVar(&f.jobs, "jobs", 0, "files worked on at once (default: one per processor)")
 	fl.StringVar(&f.spool, "spool", "", "directory for temporary files (default: TMPDIR or /tmp)")
 	fl.StringSliceVar(&f.addKeys, "add-key", nil, "a public key file that devices trust from this update on")

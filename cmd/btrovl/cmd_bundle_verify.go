@@ -20,11 +20,12 @@ type verifyReport struct {
 
 func (a *app) bundleVerifyCmd() *cobra.Command {
 	var keys []string
+	var explain string
 	c := a.long(a.reports(command("verify BUNDLE", "Check a bundle's signature and every byte of it",
 		manual{
-			effect:  "Checks the signature against --key (several are possible), or else against the\nkeys that this machine trusts, then the hash of every chunk. Needs no device and,\nwith --key, no root.",
-			exits:   []int{codeRoot, codePool, codeSignature, codeDamage, codeBundleFormat},
-			example: "btrovl bundle verify --key vendor.pub 1-2.btrovl",
+			effect:  "Checks the signature against --key (several are possible), or else against the\nkeys that this machine trusts, then the hash of every chunk. Needs no device and,\nwith --key, no root.\n\n--explain BASE compares a base, a version in the pool or a directory, with the one that\nthe bundle starts from, and names the first entry whose name or attributes differ.",
+			exits:   []int{codeRoot, codePool, codeSignature, codeDamage, codeBundleFormat, codeBase, codeUnknown},
+			example: "btrovl bundle verify --key vendor.pub 1-2.btrovl\nbtrovl bundle verify --explain 1 1-2.btrovl",
 		}, cobra.ExactArgs(1),
 		func(ctx context.Context, args []string) (err error) {
 			ring, err := a.verifyKeys(keys)
@@ -41,6 +42,9 @@ func (a *app) bundleVerifyCmd() *cobra.Command {
 				return err
 			}
 			defer func() { pr.finish(err) }()
+			if explain != "" {
+				return a.explainBase(ctx, in, ring, explain)
+			}
 			if err := fence(fenced{}); err != nil {
 				return err
 			}
@@ -71,6 +75,7 @@ func (a *app) bundleVerifyCmd() *cobra.Command {
 			return a.report(out, nil)
 		})))
 	c.Flags().StringSliceVar(&keys, "key", nil, "a public key to accept")
+	c.Flags().StringVar(&explain, "explain", "", "a base, to be compared with the one that the bundle starts from")
 	return c
 }
 

@@ -15,7 +15,8 @@ type createFlags struct {
 	compatible, compression string
 	memory, spool           string
 	counter                 uint64
-	jobs                    int
+	jobs, work              int
+	rescue, without         []string
 	addKeys, revokeKeys     []string
 	files                   bool
 	password                passwordFlags
@@ -24,7 +25,11 @@ type createFlags struct {
 // options turns flags into what delta wants, but for the trees.
 func (f *createFlags) options(ctx context.Context) (delta.MakeOptions, error) {
 	o := delta.MakeOptions{Compatible: f.compatible, Counter: f.counter, CreatedBy: "btrovl " + versionString(),
-		Compression: delta.Compression(f.compression), Jobs: f.jobs, Spool: f.spool, RevokeKeys: split(f.revokeKeys)}
+		Compression: delta.Compression(f.compression), Jobs: f.jobs, Spool: f.spool, RevokeKeys: split(f.revokeKeys),
+		Rescue: split(f.rescue), Without: split(f.without), Work: int64(f.work) << 20}
+	if f.work != 0 && o.Work < delta.LeastWork {
+		return o, usagef("--make-memory %d is less than %d MiB", f.work, delta.LeastWork>>20)
+	}
 	if o.Compression != delta.Best && o.Compression != delta.Fast {
 		return o, usagef("--compression %q is neither best nor fast", f.compression)
 	}

@@ -177,7 +177,8 @@ func explain(err error) (code int, hints []string) {
 	case errors.As(err, &newer):
 		return codeBundleFormat, []string{"update btrovl first"}
 	case errors.As(err, &base):
-		return codeBase, []string{"see the bases here: btrovl base list; and what the bundle needs: btrovl bundle info BUNDLE"}
+		return codeBase, []string{"see the bases here: btrovl base list; and what the bundle needs: btrovl bundle info BUNDLE",
+			"see where a base differs: btrovl bundle verify --explain VERSION BUNDLE"}
 	case errors.As(err, &source), errors.As(err, &digest):
 		return codeDigest, []string{"look for damage: btrovl doctor --deep"}
 	case errors.As(err, &compat):
