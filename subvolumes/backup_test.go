@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 func TestBackupAndRestore(t *testing.T) {
@@ -13,27 +15,27 @@ func TestBackupAndRestore(t *testing.T) {
 	put(t, p, "data", "home/f", "one")
 	put(t, p, "conf", "etc/f", "conf")
 	b, err := w.Backup(ctx, []string{"data", "conf", "data"})
-	must(t, err)
+	testenv.Must(t, err)
 	if len(b) != 2 || b[0].Overlay != "conf" || b[1].Overlay != "data" || b[0].Name != b[1].Name {
 		t.Fatalf("%+v", b)
 	}
 	put(t, p, "data", "home/f", "two")
 	b2, err := w.Backup(ctx, []string{"data"})
-	must(t, err)
+	testenv.Must(t, err)
 	list, err := p.Backups("data")
-	must(t, err)
+	testenv.Must(t, err)
 	if d := cmp.Diff([]BackupInfo{b[1], b2[0]}, list); d != "" {
 		t.Error(d)
 	}
 	all, err := p.Backups("")
-	must(t, err)
+	testenv.Must(t, err)
 	if len(all) != 3 || all[0].Overlay != "conf" {
 		t.Errorf("%+v", all)
 	}
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	ref, err := w.RestoreOverlay(ctx, *r.Overlay("data"), b[1])
-	must(t, err)
+	testenv.Must(t, err)
 	refs := r.Active().Overlays
 	for i := range refs {
 		if refs[i].Name == "data" {
@@ -41,18 +43,18 @@ func TestBackupAndRestore(t *testing.T) {
 		}
 	}
 	_, err = w.Deploy(ctx, Deployment{Base: "1", Overlays: refs, Reason: "restore"}, DeployOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	if got := get(t, p, "data", "home/f"); got != "one" {
 		t.Errorf("restored: %q", got)
 	}
 	put(t, p, "data", "home/f", "writable")
 	f, err := p.OpenBackup("data", b[1].Name)
-	must(t, err)
+	testenv.Must(t, err)
 	f.Close()
 	if got, _ := os.ReadFile(p.BackupPath("data", b[1].Name) + "/upper/home/f"); string(got) != "one" {
 		t.Errorf("the backup holds %q", got)
 	}
-	must(t, w.RemoveBackup(ctx, b[1]))
+	testenv.Must(t, w.RemoveBackup(ctx, b[1]))
 	_, err = p.OpenBackup("data", b[1].Name)
 	if e, ok := errors.AsType[*UnknownError](err); !ok || cmp.Diff(e.Known, []string{b2[0].Name}) != "" {
 		t.Errorf("%v", err)
@@ -88,23 +90,23 @@ func TestBackupGroupIsWhole(t *testing.T) {
 		}()
 		p.fault = nil
 		list, err := p.Backups("")
-		must(t, err)
+		testenv.Must(t, err)
 		if len(list) != want {
 			t.Errorf("cut before %q: %+v, want %d", step, list, want)
 		}
 		for _, b := range list {
 			f, err := p.OpenBackup(b.Overlay, b.Name)
-			must(t, err)
+			testenv.Must(t, err)
 			f.Close()
 		}
-		must(t, w.settleBackups(ctx))
+		testenv.Must(t, w.settleBackups(ctx))
 		again, err := p.Backups("")
-		must(t, err)
+		testenv.Must(t, err)
 		if d := cmp.Diff(list, again); d != "" {
 			t.Errorf("cut before %q: settling changed the list: %s", step, d)
 		}
 		for _, b := range list {
-			must(t, w.RemoveBackup(ctx, b))
+			testenv.Must(t, w.RemoveBackup(ctx, b))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/btrovl/btrovl/integration/testenv"
 	"github.com/btrovl/btrovl/subvolumes/btrfs"
 )
 
@@ -28,24 +29,24 @@ func summary(list []Removed) []string {
 func reset(t testing.TB, w *Writer, keep string) *Record {
 	t.Helper()
 	r, err := w.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	var refs []OverlayRef
 	for _, o := range r.Active().Overlays {
 		if o.Name != keep {
 			o, err = w.FreshOverlay(ctx, *r.Overlay(o.Name), "")
-			must(t, err)
+			testenv.Must(t, err)
 		}
 		refs = append(refs, o)
 	}
 	r, err = w.Deploy(ctx, Deployment{Base: r.Active().Base, Overlays: refs, Reason: "reset"}, DeployOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	return r
 }
 
 func TestCollect(t *testing.T) {
 	p, w := standard(t) // deployment 4: system.1, data.2, conf.3, of base 1
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	first := r.Current
 	firstRefs := slices.Clone(r.Active().Overlays)
 	importSystem(t, w, "unused", 0)
@@ -59,27 +60,27 @@ func TestCollect(t *testing.T) {
 	for _, v := range []string{"2", "3"} { // two updates: the first deployment is only the factory's
 		stageFrom(t, w, "1", v, 2)
 		_, err = w.Deploy(ctx, Deployment{Base: v}, DeployOptions{Trial: 1})
-		must(t, err)
+		testenv.Must(t, err)
 		_, err = w.MarkGood(ctx)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	// What a crash may leave.
 	bases, err := os.Open(p.Dir() + "/bases")
-	must(t, err)
+	testenv.Must(t, err)
 	defer bases.Close()
-	must(t, btrfs.CreateSubvolume(bases, "4.partial"))
-	must(t, os.WriteFile(p.Dir()+"/bases/7.meta", nil, 0o600))
-	must(t, os.WriteFile(p.Dir()+"/state.new", nil, 0o600))
+	testenv.Must(t, btrfs.CreateSubvolume(bases, "4.partial"))
+	testenv.Must(t, os.WriteFile(p.Dir()+"/bases/7.meta", nil, 0o600))
+	testenv.Must(t, os.WriteFile(p.Dir()+"/state.new", nil, 0o600))
 
 	h, err := p.Hold(r.Deployment(first)) // a view still on the first
-	must(t, err)
+	testenv.Must(t, err)
 	dry, err := w.Collect(ctx, true)
-	must(t, err)
+	testenv.Must(t, err)
 	if _, err := os.Stat(p.Dir() + "/bases/4.partial"); err != nil {
 		t.Error("the dry run removed something")
 	}
 	got, err := w.Collect(ctx, false)
-	must(t, err)
+	testenv.Must(t, err)
 	if d := cmp.Diff(summary(dry), summary(got)); d != "" {
 		t.Errorf("the dry run told something else: %s", d)
 	}
@@ -92,11 +93,11 @@ func TestCollect(t *testing.T) {
 			t.Errorf("held, but gone: %v", err)
 		}
 	}
-	must(t, h.Release())
+	testenv.Must(t, h.Release())
 	_, err = w.Collect(ctx, false)
-	must(t, err)
+	testenv.Must(t, err)
 	r, err = p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	for _, o := range firstRefs {
 		_, err := os.Stat(p.OverlayPath(o))
 		if inUse := r.names(o.Subvolume); inUse != (err == nil) {
@@ -115,37 +116,37 @@ func TestCollect(t *testing.T) {
 	}
 	// Going back to the factory deployment makes its overlays anew.
 	r, err = w.Rollback(ctx, r.Factory, "")
-	must(t, err)
+	testenv.Must(t, err)
 	if a := r.Active(); a.Base != "1" || a.Overlay("system").Subvolume == "" {
 		t.Errorf("%+v", a)
 	}
-	must(t, p.usable(r.Active()))
+	testenv.Must(t, p.usable(r.Active()))
 }
 
 func TestHoldKeepsABase(t *testing.T) {
 	p, w := standard(t)
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	h, err := p.Hold(r.Active())
-	must(t, err)
+	testenv.Must(t, err)
 	if len(h.Overlays()) != 3 || h.Base() == nil || h.Deployment().ID != r.Current {
 		t.Errorf("%+v", h)
 	}
 	h2, err := p.Hold(r.Active()) // several views
-	must(t, err)
-	must(t, h.Release())
-	must(t, h.Release())
+	testenv.Must(t, err)
+	testenv.Must(t, h.Release())
+	testenv.Must(t, h.Release())
 	importSystem(t, w, "2", 0)
 	d := Deployment{Base: "2"}
 	h3, err := p.Hold(&d)
-	must(t, err)
+	testenv.Must(t, err)
 	if err := w.RemoveBase(ctx, "2"); err == nil || !strings.Contains(err.Error(), "mounted view") {
 		t.Errorf("%v", err)
 	}
-	must(t, h3.Release())
-	must(t, w.RemoveBase(ctx, "2"))
+	testenv.Must(t, h3.Release())
+	testenv.Must(t, w.RemoveBase(ctx, "2"))
 	if _, err := p.Hold(&d); err == nil {
 		t.Error("held a base that is gone")
 	}
-	must(t, h2.Release())
+	testenv.Must(t, h2.Release())
 }

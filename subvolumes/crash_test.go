@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 // Every command that changes a pool is interrupted before each of its steps, in two
@@ -37,14 +39,14 @@ type crashCase struct {
 
 func onTrial(t *testing.T, p *Pool, w *Writer) {
 	_, err := w.Deploy(ctx, Deployment{Base: "2", Reason: "update"}, DeployOptions{Trial: 2})
-	must(t, err)
+	testenv.Must(t, err)
 	put(t, p, "conf", "etc/f", "conf of 2")
 }
 
 func deployed(t *testing.T, p *Pool, w *Writer) {
 	onTrial(t, p, w)
 	_, err := w.MarkGood(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 }
 
 func crashCases() []crashCase {
@@ -74,7 +76,7 @@ func crashCases() []crashCase {
 		{name: "boot, last try gone", setup: func(t *testing.T, p *Pool, w *Writer) {
 			onTrial(t, p, w)
 			for range 2 {
-				must(t, bootOf(w, "2", false))
+				testenv.Must(t, bootOf(w, "2", false))
 			}
 		}, run: func(w *Writer) error { return bootOf(w, "1", true) }},
 		{name: "rollback", setup: deployed, run: func(w *Writer) error { _, err := w.Rollback(ctx, 0, ""); return err }},
@@ -98,7 +100,7 @@ func crashCases() []crashCase {
 		{name: "restore", setup: func(t *testing.T, p *Pool, w *Writer) {
 			put(t, p, "data", "home/f", "of the backup")
 			_, err := w.Backup(ctx, []string{"data"})
-			must(t, err)
+			testenv.Must(t, err)
 			put(t, p, "data", "home/f", "after the backup")
 		}, run: func(w *Writer) error {
 			r, err := w.Record()
@@ -137,23 +139,23 @@ func crashCases() []crashCase {
 		}},
 		{name: "base remove", prepare: func(t *testing.T, p *Pool, w *Writer) {
 			if r, err := w.Record(); err != nil || r.Base("doomed") == nil {
-				must(t, err)
+				testenv.Must(t, err)
 				src, err := os.Open(p.BasePath("1") + "/etc")
-				must(t, err)
+				testenv.Must(t, err)
 				defer src.Close()
 				_, err = w.ImportTree(ctx, "doomed", src, ImportOptions{})
-				must(t, err)
+				testenv.Must(t, err)
 			}
 		}, run: func(w *Writer) error { return w.RemoveBase(ctx, "doomed") }},
 		{name: "gc", prepare: func(t *testing.T, p *Pool, w *Writer) {
 			for _, name := range []string{"x", "y"} {
 				_, err := w.FreshOverlay(ctx, OverlayDef{Name: name, Paths: []string{"/x"}}, "")
-				must(t, err)
+				testenv.Must(t, err)
 			}
 			s, err := w.NewStage(ctx, "left", "")
-			must(t, err)
+			testenv.Must(t, err)
 			s.close()
-			must(t, os.WriteFile(p.Dir()+"/bases/gone.meta", nil, 0o600))
+			testenv.Must(t, os.WriteFile(p.Dir()+"/bases/gone.meta", nil, 0o600))
 		}, run: func(w *Writer) error { _, err := w.Collect(ctx, false); return err }},
 		{name: "first deployment", setup: func(t *testing.T, p *Pool, w *Writer) {
 			_, err := w.Commit(ctx, func(r *Record) error {
@@ -161,7 +163,7 @@ func crashCases() []crashCase {
 				r.Bases[0].Pinned = true
 				return nil
 			})
-			must(t, err)
+			testenv.Must(t, err)
 		}, run: func(w *Writer) error { _, err := w.EnsureDeployment(ctx, "1"); return err }},
 	}
 }
@@ -220,12 +222,12 @@ func runCrashCase(t *testing.T, c crashCase) crashCounts {
 		c.setup(t, p, w)
 	}
 	start, err := w.Record()
-	must(t, err)
-	must(t, w.Close())
+	testenv.Must(t, err)
+	testenv.Must(t, w.Close())
 	g := &crashRig{c: c, dir: p.Dir(), start: start}
 	for _, d := range start.Deployments { // what the start state needs must stay
 		h, err := p.Hold(&d)
-		must(t, err)
+		testenv.Must(t, err)
 		defer h.Release()
 	}
 
@@ -235,9 +237,9 @@ func runCrashCase(t *testing.T, c crashCase) crashCounts {
 	g.old = visible(t, g.dir)
 	p, w = g.open(t)
 	p.fault = func(s string) error { steps = append(steps, s); return nil }
-	must(t, c.run(w))
-	must(t, w.Close())
-	must(t, p.Close())
+	testenv.Must(t, c.run(w))
+	testenv.Must(t, w.Close())
+	testenv.Must(t, p.Close())
 	g.new = visible(t, g.dir)
 	if len(steps) == 0 || g.old == g.new && c.name != "gc" {
 		t.Fatalf("steps %q; it shows %s", steps, g.new)
@@ -261,10 +263,10 @@ func runCrashCase(t *testing.T, c crashCase) crashCounts {
 func (g *crashRig) open(t *testing.T) (*Pool, *Writer) {
 	t.Helper()
 	p, err := Open(g.dir)
-	must(t, err)
+	testenv.Must(t, err)
 	// A child that another test starts has the descriptor between fork and exec.
 	w, err := p.Lock(ctx, g.c.name, 20*time.Second)
-	must(t, err)
+	testenv.Must(t, err)
 	return p, w
 }
 
@@ -281,21 +283,21 @@ func (g *crashRig) prepare(t *testing.T) {
 		}
 		return nil
 	})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.Collect(ctx, false)
-	must(t, err)
+	testenv.Must(t, err)
 	if g.c.name == "backup" {
 		list, err := p.Backups("")
-		must(t, err)
+		testenv.Must(t, err)
 		for _, b := range list {
-			must(t, w.RemoveBackup(ctx, b))
+			testenv.Must(t, w.RemoveBackup(ctx, b))
 		}
 	}
 	if g.c.prepare != nil {
 		g.c.prepare(t, p, w)
 	}
-	must(t, w.Close())
-	must(t, p.Close())
+	testenv.Must(t, w.Close())
+	testenv.Must(t, p.Close())
 }
 
 // attempt interrupts the command before its n-th step and checks what is left.
@@ -323,8 +325,8 @@ func (g *crashRig) attempt(t *testing.T, what string, n int, cut bool) {
 			if err := g.c.run(w); err != nil {
 				t.Errorf("%s: repeated: %v", what, err)
 			}
-			must(t, w.Close())
-			must(t, p.Close())
+			testenv.Must(t, w.Close())
+			testenv.Must(t, p.Close())
 		}
 	}
 	if got := visible(t, g.dir); got != g.new {
@@ -338,10 +340,10 @@ func (g *crashRig) collect(t *testing.T, what string) {
 	p, w := g.open(t)
 	defer p.Close()
 	_, err := w.Collect(ctx, false)
-	must(t, err)
-	must(t, w.Close())
+	testenv.Must(t, err)
+	testenv.Must(t, w.Close())
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	for _, n := range names(t, p.Dir()+"/overlays") {
 		if !r.names(n) && !g.start.names(n) {
 			t.Errorf("%s: overlays/%s is left", what, n)
@@ -356,7 +358,7 @@ func (g *crashRig) collect(t *testing.T, what string) {
 		t.Errorf("%s: after garbage collection it shows\n%s\ninstead of\n%s", what, got, g.new)
 	}
 	findings, err := p.Check(ctx, false)
-	must(t, err)
+	testenv.Must(t, err)
 	for _, f := range findings {
 		if f.Severity == "error" {
 			t.Errorf("%s: %+v", what, f)
@@ -395,13 +397,13 @@ func (g *crashRig) interrupt(t *testing.T, n int, cut bool) {
 func visible(t *testing.T, dir string) string {
 	t.Helper()
 	p, err := Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	defer p.Close()
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	var b strings.Builder
 	if d := r.Active(); d != nil {
-		must(t, p.usable(d))
+		testenv.Must(t, p.usable(d))
 		sum := digestOf(t, p.BasePath(d.Base))
 		if sum != r.Base(d.Base).Digest {
 			t.Errorf("base %s has digest %s, recorded is %s", d.Base, sum, r.Base(d.Base).Digest)
@@ -420,7 +422,7 @@ func visible(t *testing.T, dir string) string {
 	versions = slices.DeleteFunc(versions, func(v string) bool { return v == "3" })
 	fmt.Fprintf(&b, "bases %q, overlays %q, counter %d, fallbacks %d\n", versions, r.overlayNames(), r.Counter, len(r.Fallbacks))
 	list, err := p.Backups("")
-	must(t, err)
+	testenv.Must(t, err)
 	for _, k := range list {
 		fmt.Fprintf(&b, "backup of %s\n", k.Overlay)
 	}

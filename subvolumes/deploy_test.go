@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 func TestFirstDeployment(t *testing.T) {
@@ -21,13 +23,13 @@ func TestFirstDeployment(t *testing.T) {
 	importSystem(t, w, "2", 0)
 	addOverlays(t, w)
 	r, err := w.EnsureDeployment(ctx, "1")
-	must(t, err)
+	testenv.Must(t, err)
 	d := r.Active()
 	if d.Base != "1" || len(d.Overlays) != 3 || r.Current != d.ID || r.Factory != d.ID || r.Trial != nil || !d.Good {
 		t.Errorf("%+v", r)
 	}
 	again, err := w.EnsureDeployment(ctx, "2")
-	must(t, err)
+	testenv.Must(t, err)
 	if again.Active().ID != d.ID {
 		t.Error("it made another one")
 	}
@@ -37,11 +39,11 @@ func TestFirstDeployment(t *testing.T) {
 func TestUpperHasTheBasesAttributes(t *testing.T) {
 	p, w := standard(t)
 	_, err := w.AddOverlay(ctx, OverlayDef{Name: "new", Paths: []string{"/srv/not/in/base", "/etc/release"}})
-	must(t, err)
+	testenv.Must(t, err)
 	base := p.BasePath("1")
 	stat := func(path string) [5]int64 {
 		var st unix.Stat_t
-		must(t, unix.Lstat(path, &st))
+		testenv.Must(t, unix.Lstat(path, &st))
 		return [5]int64{int64(st.Mode), int64(st.Uid), int64(st.Gid), int64(st.Mtim.Sec), int64(st.Mtim.Nsec)}
 	}
 	for overlay, paths := range map[string][]string{
@@ -76,16 +78,16 @@ func TestClaims(t *testing.T) {
 	w := lock(t, p)
 	dir := t.TempDir()
 	system(t, dir, "1")
-	must(t, os.Symlink("run", dir+"/var/run"))
+	testenv.Must(t, os.Symlink("run", dir+"/var/run"))
 	f, err := os.Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	_, err = w.ImportTree(ctx, "1", f, ImportOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.AddOverlay(ctx, OverlayDef{Name: "system", Paths: []string{"/"}})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.EnsureDeployment(ctx, "")
-	must(t, err)
+	testenv.Must(t, err)
 	for _, c := range []struct {
 		def  OverlayDef
 		want string
@@ -107,7 +109,7 @@ func TestClaims(t *testing.T) {
 		}
 	}
 	r, err := w.AddOverlay(ctx, OverlayDef{Name: "a", Paths: []string{"/etc//", "/etc", "/a/"}})
-	must(t, err)
+	testenv.Must(t, err)
 	if d := cmp.Diff([]string{"/a", "/etc"}, r.Active().Overlay("a").Paths); d != "" {
 		t.Error(d)
 	}
@@ -122,7 +124,7 @@ func TestUpdateTrialGoodRollback(t *testing.T) {
 	put(t, p, "conf", "etc/f", "old conf")
 	stageFrom(t, w, "1", "2", 2)
 	r, err := w.Deploy(ctx, Deployment{Base: "2", Reason: "update 1-2.btrovl"}, DeployOptions{Trial: 2})
-	must(t, err)
+	testenv.Must(t, err)
 	first := r.Current
 	trial := r.Active()
 	if r.Trial == nil || trial.Base != "2" || trial.Parent != first || trial.Good || r.Counter != 1 {
@@ -138,12 +140,12 @@ func TestUpdateTrialGoodRollback(t *testing.T) {
 	put(t, p, "conf", "etc/f", "new conf")
 	put(t, p, "data", "home/f", "after")
 	r, err = w.MarkGood(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	if r.Trial != nil || r.Current != trial.ID || r.Previous != first || r.Factory != first || r.Counter != 2 || !r.Active().Good {
 		t.Errorf("%+v", r)
 	}
 	r, err = w.Rollback(ctx, 0, "")
-	must(t, err)
+	testenv.Must(t, err)
 	if r.Active().Base != "1" || r.Previous != trial.ID || r.Counter != 2 {
 		t.Errorf("%+v", r)
 	}
@@ -152,12 +154,12 @@ func TestUpdateTrialGoodRollback(t *testing.T) {
 	}
 	put(t, p, "conf", "etc/f", "spoiled")
 	_, err = w.Rollback(ctx, 0, "") // undoes the rollback
-	must(t, err)
+	testenv.Must(t, err)
 	if got := get(t, p, "conf", "etc/f"); got != "new conf" {
 		t.Errorf("conf after the second rollback: %q", got)
 	}
 	_, err = w.Rollback(ctx, first, "") // and the state of that time is still there
-	must(t, err)
+	testenv.Must(t, err)
 	if got := get(t, p, "conf", "etc/f"); got != "old conf" {
 		t.Errorf("conf of the first deployment: %q", got)
 	}
@@ -171,34 +173,34 @@ func TestBootCounting(t *testing.T) {
 	p, w := standard(t)
 	stageFrom(t, w, "1", "2", 2)
 	r, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{Trial: 2})
-	must(t, err)
+	testenv.Must(t, err)
 	trial, last := r.Active().ID, r.Current
 	for _, want := range []BootChoice{{Trial: true, TriesLeft: 1}, {Trial: true, TriesLeft: 0}} {
 		c, err := w.Boot(ctx)
-		must(t, err)
+		testenv.Must(t, err)
 		if c.Deployment.ID != trial || c.Trial != want.Trial || c.TriesLeft != want.TriesLeft || c.FellBack != nil {
 			t.Errorf("%+v", c)
 		}
 		r, err := p.Record()
-		must(t, err)
+		testenv.Must(t, err)
 		if r.Trial.TriesLeft != want.TriesLeft || r.Active().ID != trial {
 			t.Errorf("the record says %+v", r.Trial)
 		}
 	}
 	c, err := w.Boot(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	if c.Deployment.ID != last || c.FellBack == nil || c.FellBack.Deployment != trial || !strings.Contains(c.FellBack.Reason, "2 boots") {
 		t.Errorf("%+v", c)
 	}
 	for range 3 { // no loop
 		c, err = w.Boot(ctx)
-		must(t, err)
+		testenv.Must(t, err)
 		if c.Deployment.ID != last || c.FellBack != nil || c.Trial {
 			t.Errorf("%+v", c)
 		}
 	}
 	r, err = p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	if len(r.Fallbacks) != 1 || r.Fallbacks[0].To != last || r.Trial != nil {
 		t.Errorf("%+v", r.Fallbacks)
 	}
@@ -209,11 +211,11 @@ func TestRollbackEndsTrial(t *testing.T) {
 	put(t, p, "conf", "etc/f", "good")
 	stageFrom(t, w, "1", "2", 2)
 	r, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{Trial: 3})
-	must(t, err)
+	testenv.Must(t, err)
 	trial := r.Active().ID
 	put(t, p, "conf", "etc/f", "of the trial")
 	r, err = w.Rollback(ctx, 0, "health check failed")
-	must(t, err)
+	testenv.Must(t, err)
 	if r.Trial != nil || r.Active().Base != "1" || len(r.Fallbacks) != 1 ||
 		r.Fallbacks[0].Reason != "health check failed" || r.Fallbacks[0].Deployment != trial {
 		t.Errorf("%+v", r)
@@ -227,14 +229,14 @@ func TestBootWithoutTheSubvolumes(t *testing.T) {
 	p, w := standard(t)
 	stageFrom(t, w, "1", "2", 2)
 	_, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{Trial: 2})
-	must(t, err)
-	must(t, os.Rename(p.BasePath("2"), p.BasePath("hidden")))
+	testenv.Must(t, err)
+	testenv.Must(t, os.Rename(p.BasePath("2"), p.BasePath("hidden")))
 	c, err := w.Boot(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	if c.Deployment.Base != "1" || c.FellBack == nil || !strings.Contains(c.FellBack.Reason, "bases/2") {
 		t.Errorf("%+v", c)
 	}
-	must(t, os.Rename(p.BasePath("1"), p.BasePath("hidden1")))
+	testenv.Must(t, os.Rename(p.BasePath("1"), p.BasePath("hidden1")))
 	if _, err := w.Boot(ctx); err == nil || !strings.Contains(err.Error(), "bases/1") {
 		t.Errorf("with nothing left: %v", err)
 	}
@@ -245,16 +247,16 @@ func TestBootThatCannotCount(t *testing.T) {
 	p, w := standard(t)
 	stageFrom(t, w, "1", "2", 2)
 	_, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{Trial: 2})
-	must(t, err)
+	testenv.Must(t, err)
 	p.fault = func(step string) error { return unix.EROFS }
 	c, err := w.Boot(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	if c.Deployment.Base != "1" || c.Trial || c.FellBack == nil || !strings.Contains(c.FellBack.Reason, "cannot be counted") {
 		t.Errorf("%+v", c)
 	}
 	p.fault = nil
 	c, err = w.Boot(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	if !c.Trial || c.TriesLeft != 1 {
 		t.Errorf("with a working disk: %+v", c)
 	}
@@ -264,11 +266,11 @@ func TestChangesDuringTrialStayOnTrial(t *testing.T) {
 	_, w := standard(t)
 	stageFrom(t, w, "1", "2", 2)
 	_, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{Trial: 3})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.Boot(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	r, err := w.AddOverlay(ctx, OverlayDef{Name: "x", Paths: []string{"/opt"}})
-	must(t, err)
+	testenv.Must(t, err)
 	if r.Trial == nil || r.Trial.TriesLeft != 2 || r.Active().Overlay("x") == nil || r.Active().Base != "2" {
 		t.Errorf("%+v", r.Trial)
 	}
@@ -279,18 +281,18 @@ func TestDowngrade(t *testing.T) {
 	stageFrom(t, w, "1", "5", 5)
 	stageFrom(t, w, "1", "4", 4)
 	_, err := w.Deploy(ctx, Deployment{Base: "5"}, DeployOptions{Trial: 1})
-	must(t, err)
+	testenv.Must(t, err)
 	// A trial that is not good does not count yet.
 	_, err = w.Deploy(ctx, Deployment{Base: "4"}, DeployOptions{Trial: 1})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.Deploy(ctx, Deployment{Base: "5"}, DeployOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.Deploy(ctx, Deployment{Base: "4"}, DeployOptions{})
 	if e, ok := errors.AsType[*DowngradeError](err); !ok || e.Have != 4 || e.Want != 5 {
 		t.Errorf("%v", err)
 	}
 	r, err := w.Deploy(ctx, Deployment{Base: "4"}, DeployOptions{AllowDowngrade: true})
-	must(t, err)
+	testenv.Must(t, err)
 	if !r.Active().Downgrade || r.Counter != 5 {
 		t.Errorf("%+v", r)
 	}
@@ -300,7 +302,7 @@ func TestRemoveOverlayAndBase(t *testing.T) {
 	p, w := standard(t)
 	put(t, p, "data", "home/f", "kept for rollback")
 	r, err := w.RemoveOverlay(ctx, "data")
-	must(t, err)
+	testenv.Must(t, err)
 	if r.Overlay("data") != nil || r.Active().Overlay("data") != nil || len(r.Active().Overlays) != 2 {
 		t.Errorf("%+v", r)
 	}
@@ -309,7 +311,7 @@ func TestRemoveOverlayAndBase(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	_, err = w.Rollback(ctx, 0, "")
-	must(t, err)
+	testenv.Must(t, err)
 	if get(t, p, "data", "home/f") != "kept for rollback" {
 		t.Error("rollback does not bring it back")
 	}
@@ -318,7 +320,7 @@ func TestRemoveOverlayAndBase(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	importSystem(t, w, "9", 0)
-	must(t, w.RemoveBase(ctx, "9"))
+	testenv.Must(t, w.RemoveBase(ctx, "9"))
 	if got := names(t, p.Dir()+"/bases"); cmp.Diff(got, []string{"1", "1.meta"}) != "" {
 		t.Errorf("%q", got)
 	}

@@ -12,7 +12,7 @@ import (
 func problems(t testing.TB, p *Pool, deep bool) string {
 	t.Helper()
 	list, err := p.Check(ctx, deep)
-	must(t, err)
+	testenv.Must(t, err)
 	var b strings.Builder
 	for _, f := range list {
 		if f.Remedy == "" || f.What == "" {
@@ -30,16 +30,16 @@ func TestCheck(t *testing.T) {
 	}
 	stageFrom(t, w, "1", "2", 2)
 	_, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{Trial: 1})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.Boot(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.FreshOverlay(ctx, OverlayDef{Name: "left", Paths: []string{"/x"}}, "")
-	must(t, err)
-	must(t, w.ReleaseReserve())
-	must(t, os.Remove(file(t, p, "data", "../meta")))
-	must(t, os.RemoveAll(file(t, p, "conf", "../work")))
+	testenv.Must(t, err)
+	testenv.Must(t, w.ReleaseReserve())
+	testenv.Must(t, os.Remove(file(t, p, "data", "../meta")))
+	testenv.Must(t, os.RemoveAll(file(t, p, "conf", "../work")))
 	testenv.Run(t, "btrfs", "property", "set", "-f", p.BasePath("1"), "ro", "false")
-	must(t, os.WriteFile(p.BasePath("1")+"/etc/release", []byte("tampered"), 0o644))
+	testenv.Must(t, os.WriteFile(p.BasePath("1")+"/etc/release", []byte("tampered"), 0o644))
 	shallow := problems(t, p, false)
 	for _, want := range []string{
 		"error bases/1: is writable", "note overlay left.", "warning reserve", "has no directory work", "its file meta",
@@ -52,7 +52,7 @@ func TestCheck(t *testing.T) {
 	if deep := problems(t, p, true); !strings.Contains(deep, "error bases/1: has digest") || strings.Contains(deep, "bases/2") {
 		t.Errorf("deep:\n%s", deep)
 	}
-	must(t, os.Rename(p.BasePath("2"), p.BasePath("x")))
+	testenv.Must(t, os.Rename(p.BasePath("2"), p.BasePath("x")))
 	if s := problems(t, p, false); !strings.Contains(s, "error bases/2: cannot be opened") || !strings.Contains(s, "note base x") {
 		t.Errorf("without a base:\n%s", s)
 	}
@@ -64,18 +64,18 @@ func TestRebuild(t *testing.T) {
 		lose func(t *testing.T, p *Pool)
 		full bool // nothing but the last commit may be lost
 	}{
-		{"state removed", func(t *testing.T, p *Pool) { must(t, os.Remove(p.Dir()+"/state")) }, true},
-		{"state empty", func(t *testing.T, p *Pool) { must(t, os.Truncate(p.Dir()+"/state", 0)) }, true},
+		{"state removed", func(t *testing.T, p *Pool) { testenv.Must(t, os.Remove(p.Dir()+"/state")) }, true},
+		{"state empty", func(t *testing.T, p *Pool) { testenv.Must(t, os.Truncate(p.Dir()+"/state", 0)) }, true},
 		{"state damaged", func(t *testing.T, p *Pool) {
-			must(t, os.WriteFile(p.Dir()+"/state", []byte(`{"format": 1, "pool"`), 0o600))
+			testenv.Must(t, os.WriteFile(p.Dir()+"/state", []byte(`{"format": 1, "pool"`), 0o600))
 		}, true},
 		{"state and its copy removed", func(t *testing.T, p *Pool) {
-			must(t, os.Remove(p.Dir()+"/state"))
-			must(t, os.Remove(p.Dir()+"/state.old"))
+			testenv.Must(t, os.Remove(p.Dir()+"/state"))
+			testenv.Must(t, os.Remove(p.Dir()+"/state.old"))
 		}, false},
 		{"meta files removed too", func(t *testing.T, p *Pool) {
 			for _, n := range []string{"/state", "/state.old", "/bases/1.meta", "/bases/2.meta"} {
-				must(t, os.Remove(p.Dir()+n))
+				testenv.Must(t, os.Remove(p.Dir()+n))
 			}
 		}, false},
 	} {
@@ -84,12 +84,12 @@ func TestRebuild(t *testing.T) {
 			put(t, p, "data", "home/f", "precious")
 			stageFrom(t, w, "1", "2", 2)
 			_, err := w.Deploy(ctx, Deployment{Base: "2"}, DeployOptions{})
-			must(t, err)
+			testenv.Must(t, err)
 			_, err = w.Commit(ctx, func(r *Record) error { r.Compatible = "board"; return nil })
-			must(t, err)
+			testenv.Must(t, err)
 			old, err := w.Record()
-			must(t, err)
-			must(t, w.Close())
+			testenv.Must(t, err)
+			testenv.Must(t, w.Close())
 			c.lose(t, p)
 
 			_, err = Open(p.Dir())
@@ -100,14 +100,14 @@ func TestRebuild(t *testing.T) {
 				t.Fatal("Init took a pool with lost state for an empty directory")
 			}
 			q, err := OpenDamaged(p.Dir())
-			must(t, err)
+			testenv.Must(t, err)
 			defer q.Close()
 			if s := problems(t, q, false); !strings.Contains(s, "error state") {
 				t.Errorf("Check:\n%s", s)
 			}
 			w = lock(t, q)
 			r, err := w.Rebuild(ctx)
-			must(t, err)
+			testenv.Must(t, err)
 			if q.ID() == "" || c.full && (q.ID() != p.ID() || len(r.Deployments) != len(old.Deployments)) {
 				t.Errorf("%+v", r)
 			}
@@ -133,7 +133,7 @@ func TestRebuild(t *testing.T) {
 				t.Errorf("a second time: %v", err)
 			}
 			c2, err := w.Boot(ctx)
-			must(t, err)
+			testenv.Must(t, err)
 			if c2.Deployment.Base != "2" {
 				t.Errorf("it boots %+v", c2)
 			}

@@ -21,18 +21,11 @@ var ctx = context.Background()
 // stamp is the time of the files in test bases.
 var stamp = time.Unix(1e9, 0)
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // newPool makes an empty pool.
 func newPool(t testing.TB) *Pool {
 	t.Helper()
 	p, err := Init(testenv.Btrfs(t) + "/pool")
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { p.Close() })
 	return p
 }
@@ -40,7 +33,7 @@ func newPool(t testing.TB) *Pool {
 func lock(t testing.TB, p *Pool) *Writer {
 	t.Helper()
 	w, err := p.Lock(ctx, t.Name(), 20*time.Second)
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { w.Close() })
 	return w
 }
@@ -49,25 +42,25 @@ func lock(t testing.TB, p *Pool) *Writer {
 func system(t testing.TB, dir, mark string) *os.File {
 	t.Helper()
 	for _, d := range []string{"etc", "var/lib/app", "home", "usr/bin"} {
-		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+		testenv.Must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
-	must(t, os.WriteFile(dir+"/etc/release", []byte(mark), 0o644))
-	must(t, os.WriteFile(dir+"/usr/bin/prog", []byte(strings.Repeat(mark, 3000)), 0o755))
-	must(t, os.Chown(dir+"/home", 7, 8))
-	must(t, os.Chmod(dir+"/var/lib/app", 0o2770))
-	must(t, unix.Setxattr(dir+"/var/lib/app", "user.note", []byte("base"), 0))
-	must(t, unix.Setxattr(dir+"/var/lib", "trusted.overlay.origin", []byte("x"), 0))
-	must(t, filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
+	testenv.Must(t, os.WriteFile(dir+"/etc/release", []byte(mark), 0o644))
+	testenv.Must(t, os.WriteFile(dir+"/usr/bin/prog", []byte(strings.Repeat(mark, 3000)), 0o755))
+	testenv.Must(t, os.Chown(dir+"/home", 7, 8))
+	testenv.Must(t, os.Chmod(dir+"/var/lib/app", 0o2770))
+	testenv.Must(t, unix.Setxattr(dir+"/var/lib/app", "user.note", []byte("base"), 0))
+	testenv.Must(t, unix.Setxattr(dir+"/var/lib", "trusted.overlay.origin", []byte("x"), 0))
+	testenv.Must(t, filepath.Walk(dir, func(path string, _ os.FileInfo, err error) error {
 		if err != nil {
 			return err
 		}
 		return os.Chtimes(path, stamp, stamp)
 	}))
 	for _, d := range []string{"usr/bin", "usr", "etc", "home", "var/lib/app", "var/lib", "var", "."} {
-		must(t, os.Chtimes(filepath.Join(dir, d), stamp, stamp))
+		testenv.Must(t, os.Chtimes(filepath.Join(dir, d), stamp, stamp))
 	}
 	f, err := os.Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -75,7 +68,7 @@ func system(t testing.TB, dir, mark string) *os.File {
 func importSystem(t testing.TB, w *Writer, version string, counter uint64) BaseInfo {
 	t.Helper()
 	b, err := w.ImportTree(ctx, version, system(t, t.TempDir(), version), ImportOptions{Counter: counter, Source: "import test"})
-	must(t, err)
+	testenv.Must(t, err)
 	return b
 }
 
@@ -88,7 +81,7 @@ func standard(t testing.TB) (*Pool, *Writer) {
 	importSystem(t, w, "1", 1)
 	addOverlays(t, w)
 	_, err := w.EnsureDeployment(ctx, "")
-	must(t, err)
+	testenv.Must(t, err)
 	return p, w
 }
 
@@ -100,7 +93,7 @@ func addOverlays(t testing.TB, w *Writer) {
 		{Name: "conf", Paths: []string{"/etc"}, FollowBase: true},
 	} {
 		_, err := w.AddOverlay(ctx, def)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 }
 
@@ -108,7 +101,7 @@ func addOverlays(t testing.TB, w *Writer) {
 func file(t testing.TB, p *Pool, overlay, path string) string {
 	t.Helper()
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	ref := r.Active().Overlay(overlay)
 	if ref == nil {
 		t.Fatalf("deployment %d has no overlay %q", r.Active().ID, overlay)
@@ -118,7 +111,7 @@ func file(t testing.TB, p *Pool, overlay, path string) string {
 
 func put(t testing.TB, p *Pool, overlay, path, content string) {
 	t.Helper()
-	must(t, os.WriteFile(file(t, p, overlay, path), []byte(content), 0o644))
+	testenv.Must(t, os.WriteFile(file(t, p, overlay, path), []byte(content), 0o644))
 }
 
 // get returns a file's content, "" if it is not there.
@@ -135,30 +128,30 @@ func get(t testing.TB, p *Pool, overlay, path string) string {
 func stageFrom(t testing.TB, w *Writer, from, version string, counter uint64) BaseInfo {
 	t.Helper()
 	s, err := w.NewStage(ctx, version, from)
-	must(t, err)
+	testenv.Must(t, err)
 	defer s.Discard()
-	must(t, os.WriteFile(s.Root().Name()+"/etc/release", []byte(version), 0o644))
+	testenv.Must(t, os.WriteFile(s.Root().Name()+"/etc/release", []byte(version), 0o644))
 	b, err := s.Seal(ctx, "", SealOptions{Counter: counter, Source: "bundle"})
-	must(t, err)
+	testenv.Must(t, err)
 	return b
 }
 
 func digestOf(t testing.TB, path string) string {
 	t.Helper()
 	f, err := os.Open(path)
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	sum, _, err := tree.Digest(ctx, f, tree.DigestOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	return sum.String()
 }
 
 func names(t testing.TB, dir string) []string {
 	t.Helper()
 	f, err := os.Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	list, err := listNames(f)
-	must(t, err)
+	testenv.Must(t, err)
 	return list
 }

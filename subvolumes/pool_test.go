@@ -18,10 +18,10 @@ import (
 func TestInitAndOpen(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	p, err := Init(dir + "/pool")
-	must(t, err)
+	testenv.Must(t, err)
 	defer p.Close()
 	q, err := Open(dir + "/pool")
-	must(t, err)
+	testenv.Must(t, err)
 	defer q.Close()
 	if p.ID() == "" || p.ID() != q.ID() || p.Dir() != dir+"/pool" {
 		t.Errorf("ids %q and %q, directory %q", p.ID(), q.ID(), p.Dir())
@@ -42,9 +42,9 @@ func TestInitInterrupted(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	for n, done := 0, false; !done; n++ {
 		path := fmt.Sprintf("%s/p%d", dir, n)
-		must(t, os.Mkdir(path, 0o755))
+		testenv.Must(t, os.Mkdir(path, 0o755))
 		f, err := openPoolDir(path)
-		must(t, err)
+		testenv.Must(t, err)
 		left := n
 		p := &Pool{dir: f, fault: func(string) error {
 			if left--; left < 0 {
@@ -54,7 +54,7 @@ func TestInitInterrupted(t *testing.T) {
 		}}
 		err = p.init()
 		done = err == nil
-		must(t, f.Close())
+		testenv.Must(t, f.Close())
 		if !done && !errors.Is(err, errCut) {
 			t.Fatal(err)
 		}
@@ -64,12 +64,12 @@ func TestInitInterrupted(t *testing.T) {
 				t.Errorf("step %d: %v", n, err)
 			}
 			q, err = Init(path)
-			must(t, err)
+			testenv.Must(t, err)
 		}
 		if _, err := q.Record(); err != nil {
 			t.Errorf("step %d: %v", n, err)
 		}
-		must(t, q.Close())
+		testenv.Must(t, q.Close())
 		if n > 20 {
 			t.Fatal("it does not end")
 		}
@@ -78,8 +78,8 @@ func TestInitInterrupted(t *testing.T) {
 
 func TestOpenWhatIsNoPool(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	must(t, os.Mkdir(dir+"/empty", 0o755))
-	must(t, os.MkdirAll(dir+"/full/stuff", 0o755))
+	testenv.Must(t, os.Mkdir(dir+"/empty", 0o755))
+	testenv.Must(t, os.MkdirAll(dir+"/full/stuff", 0o755))
 	for _, d := range []string{"/none", "/empty", "/full"} {
 		_, err := Open(dir + d)
 		if e, ok := errors.AsType[*NotPoolError](err); !ok || e.Lost {
@@ -101,9 +101,9 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	w.Close()
 	path := p.Dir() + "/state"
 	old, err := os.ReadFile(path)
-	must(t, err)
+	testenv.Must(t, err)
 	newer := strings.Replace(string(old), `"format": 1`, `"format": 2, "bases": "of another shape"`, 1)
-	must(t, os.WriteFile(path, []byte(newer), 0o600))
+	testenv.Must(t, os.WriteFile(path, []byte(newer), 0o600))
 	check := func(what string, err error) {
 		t.Helper()
 		if e, ok := errors.AsType[*FormatError](err); !ok || e.Have != 2 || e.Know != 1 {
@@ -123,7 +123,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 	check("Commit", err)
 	_, err = w.Collect(ctx, false)
 	check("Collect", err)
-	must(t, w.Close())
+	testenv.Must(t, w.Close())
 	if got, _ := os.ReadFile(path); string(got) != newer {
 		t.Error("the state was changed")
 	}
@@ -132,7 +132,7 @@ func TestNewerFormatIsRefused(t *testing.T) {
 func TestLock(t *testing.T) {
 	p := newPool(t)
 	w, err := p.Lock(ctx, "update big.btrovl", 0)
-	must(t, err)
+	testenv.Must(t, err)
 	start := time.Now()
 	_, err = p.Lock(ctx, "gc", 50*time.Millisecond)
 	e, ok := errors.AsType[*BusyError](err)
@@ -144,9 +144,9 @@ func TestLock(t *testing.T) {
 	}
 	time.AfterFunc(30*time.Millisecond, func() { w.Close() })
 	w, err = p.Lock(ctx, "gc", time.Minute)
-	must(t, err)
-	must(t, w.Close())
-	must(t, w.Close())
+	testenv.Must(t, err)
+	testenv.Must(t, w.Close())
+	testenv.Must(t, w.Close())
 }
 
 // TestLockDiesWithItsProcess: a killed command blocks nobody.
@@ -154,7 +154,7 @@ func TestLockDiesWithItsProcess(t *testing.T) {
 	p := newPool(t)
 	// --no-fork: flock(1) becomes sleep and keeps the descriptor.
 	cmd := exec.Command(testenv.Command(t, "flock"), "--no-fork", p.Dir()+"/lock", "sleep", "60")
-	must(t, cmd.Start())
+	testenv.Must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill() })
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		w, err := p.Lock(ctx, "probe", 0)
@@ -166,21 +166,21 @@ func TestLockDiesWithItsProcess(t *testing.T) {
 			t.Fatal("flock(1) does not take the lock")
 		}
 	}
-	must(t, cmd.Process.Kill())
+	testenv.Must(t, cmd.Process.Kill())
 	cmd.Wait()
 	w, err := p.Lock(ctx, "next", 20*time.Second)
-	must(t, err)
-	must(t, w.Close())
+	testenv.Must(t, err)
+	testenv.Must(t, w.Close())
 }
 
 func TestSpace(t *testing.T) {
 	p := newPool(t)
 	sp, err := p.Space()
-	must(t, err)
+	testenv.Must(t, err)
 	if sp.Total != 8<<30 || sp.Free < 6<<30 || sp.Free > sp.Total || sp.MetadataFree() < 1<<20 {
 		t.Errorf("%+v", sp)
 	}
-	must(t, p.CheckSpace("base 2", 1<<30, 1<<20))
+	testenv.Must(t, p.CheckSpace("base 2", 1<<30, 1<<20))
 	err = p.CheckSpace("base 2", 1<<40, 0)
 	if e, ok := errors.AsType[*NoSpaceError](err); !ok || e.Need != 1<<40 || e.Free != sp.Free && e.Free == 0 {
 		t.Errorf("%v", err)
@@ -197,9 +197,9 @@ func TestSpace(t *testing.T) {
 // fill takes all space: of data by one file, of metadata by small ones.
 func fill(t *testing.T, dir string) {
 	t.Helper()
-	must(t, os.MkdirAll(dir, 0o755))
+	testenv.Must(t, os.MkdirAll(dir, 0o755))
 	d, err := os.Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	defer d.Close()
 	n := 0
 	for range 3 { // what a commit gives back is taken again
@@ -228,16 +228,16 @@ func fill(t *testing.T, dir string) {
 func TestFullDisk(t *testing.T) {
 	mnt := testenv.NewBtrfs(t, 256<<20)
 	p, err := Init(mnt + "/pool")
-	must(t, err)
+	testenv.Must(t, err)
 	defer p.Close()
 	w := lock(t, p)
 	importSystem(t, w, "1", 1)
 	addOverlays(t, w)
 	_, err = w.EnsureDeployment(ctx, "")
-	must(t, err)
+	testenv.Must(t, err)
 	stageFrom(t, w, "1", "2", 2)
 	_, err = w.Deploy(ctx, Deployment{Base: "2", Reason: "update"}, DeployOptions{Trial: 3})
-	must(t, err)
+	testenv.Must(t, err)
 	fill(t, file(t, p, "data", "var/lib/app/fill"))
 	used := map[string]bool{}
 	p.fault = func(step string) error {
@@ -247,7 +247,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	for left := 2; left >= 0; left-- {
 		c, err := w.Boot(ctx)
-		must(t, err)
+		testenv.Must(t, err)
 		if !c.Trial || c.TriesLeft != left {
 			t.Errorf("boot with %d tries left: %+v", left, c)
 		}
@@ -257,9 +257,9 @@ func TestFullDisk(t *testing.T) {
 	}
 	// What reset does.
 	r, err := w.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	ref, err := w.FreshOverlay(ctx, *r.Overlay("data"), "")
-	must(t, err)
+	testenv.Must(t, err)
 	var refs []OverlayRef
 	for _, o := range r.Active().Overlays {
 		if o.Name == "data" {
@@ -268,19 +268,19 @@ func TestFullDisk(t *testing.T) {
 		refs = append(refs, o)
 	}
 	_, err = w.Deploy(ctx, Deployment{Base: "2", Overlays: refs, Reason: "reset"}, DeployOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.MarkGood(ctx)
-	must(t, err)
+	testenv.Must(t, err)
 	// The wiped overlay is the factory's and the previous deployment's; a second change lets it go.
 	_, err = w.AddOverlay(ctx, OverlayDef{Name: "more", Paths: []string{"/opt"}})
-	must(t, err)
+	testenv.Must(t, err)
 	if _, err = w.Collect(ctx, false); err != nil {
 		t.Error(err)
 	}
 	for deadline := time.Now().Add(40 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		must(t, btrfs.Sync(p.dir))
+		testenv.Must(t, btrfs.Sync(p.dir))
 		sp, err := p.Space()
-		must(t, err)
+		testenv.Must(t, err)
 		if sp.Free > 50<<20 {
 			break
 		}
@@ -288,15 +288,15 @@ func TestFullDisk(t *testing.T) {
 			t.Fatalf("the space is not freed: %+v", sp)
 		}
 	}
-	must(t, w.Close())
+	testenv.Must(t, w.Close())
 	var st unix.Stat_t
 	w = lock(t, p)
-	must(t, w.Close()) // whoever closes next, with room again, makes the reserve
+	testenv.Must(t, w.Close()) // whoever closes next, with room again, makes the reserve
 	if err := unix.Stat(p.Dir()+"/reserve", &st); err != nil || st.Blocks == 0 {
 		t.Errorf("the reserve was not made again: %v", err)
 	}
 	findings, err := p.Check(ctx, true)
-	must(t, err)
+	testenv.Must(t, err)
 	for _, f := range findings {
 		if f.Severity == "error" {
 			t.Errorf("%+v", f)

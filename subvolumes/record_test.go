@@ -8,12 +8,14 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 func sample(t testing.TB) []byte {
 	t.Helper()
 	data, err := os.ReadFile("testdata/state-1.json")
-	must(t, err)
+	testenv.Must(t, err)
 	return data
 }
 
@@ -23,7 +25,7 @@ func canonical(t testing.TB, data []byte) any {
 	d := json.NewDecoder(bytes.NewReader(data))
 	d.UseNumber()
 	var v any
-	must(t, d.Decode(&v))
+	testenv.Must(t, d.Decode(&v))
 	return v
 }
 
@@ -32,13 +34,13 @@ func canonical(t testing.TB, data []byte) any {
 func TestFrozenState(t *testing.T) {
 	data := sample(t)
 	r, err := decodeRecord(data)
-	must(t, err)
+	testenv.Must(t, err)
 	if r.Next != 9 || r.Counter != 42 || r.Active().ID != 8 || r.Bases[0].Bytes != 5000000000 ||
 		r.Deployment(4).Overlay("data").Subvolume != "data.1" || r.Current != 4 {
 		t.Errorf("%+v", r)
 	}
 	out, err := encodeRecord(r)
-	must(t, err)
+	testenv.Must(t, err)
 	if d := cmp.Diff(canonical(t, data), canonical(t, out)); d != "" {
 		t.Errorf("rewritten: %s", d)
 	}
@@ -48,9 +50,9 @@ func TestFrozenState(t *testing.T) {
 		}
 	}
 	again, err := decodeRecord(out)
-	must(t, err)
+	testenv.Must(t, err)
 	out2, err := encodeRecord(again)
-	must(t, err)
+	testenv.Must(t, err)
 	if !bytes.Equal(out, out2) {
 		t.Error("a second rewrite differs")
 	}
@@ -61,16 +63,16 @@ func TestUnknownKeysSurviveCommands(t *testing.T) {
 	p, w := standard(t)
 	path := p.Dir() + "/state"
 	data, err := os.ReadFile(path)
-	must(t, err)
+	testenv.Must(t, err)
 	text := strings.Replace(string(data), `"format": 1,`, `"format": 1, "top": [1.50],`, 1)
 	text = strings.ReplaceAll(text, `"follow_base": false`, `"follow_base": false, "inner": {"x": 1}`)
-	must(t, os.WriteFile(path, []byte(text), 0o600))
+	testenv.Must(t, os.WriteFile(path, []byte(text), 0o600))
 	_, err = w.AddOverlay(ctx, OverlayDef{Name: "x", Paths: []string{"/opt"}})
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = w.Rollback(ctx, 0, "")
-	must(t, err)
+	testenv.Must(t, err)
 	data, err = os.ReadFile(path)
-	must(t, err)
+	testenv.Must(t, err)
 	if !strings.Contains(string(data), "1.50") || strings.Count(string(data), `"inner"`) < 6 {
 		t.Errorf("lost:\n%s", data)
 	}

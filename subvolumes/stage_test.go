@@ -28,7 +28,7 @@ func TestImport(t *testing.T) {
 		Counter: 3, Compatible: "board", Source: "import " + dir,
 		Progress: func(phase string, done, _ int64) { phases[phase] = done },
 	})
-	must(t, err)
+	testenv.Must(t, err)
 	if b.Digest != digestOf(t, dir) || b.Digest != digestOf(t, p.BasePath("1")) {
 		t.Error("the digests differ")
 	}
@@ -39,7 +39,7 @@ func TestImport(t *testing.T) {
 		t.Errorf("progress %v", phases)
 	}
 	r, err := p.Record()
-	must(t, err)
+	testenv.Must(t, err)
 	if d := cmp.Diff(b, *r.Base("1"), cmp.AllowUnexported(BaseInfo{})); d != "" {
 		t.Error(d)
 	}
@@ -59,7 +59,7 @@ func TestImportTar(t *testing.T) {
 	system(t, dir, "1")
 	tarball := testenv.Run(t, "tar", "-C", dir, "--xattrs", "--xattrs-include=*", "-cz", "--format=pax", ".")
 	b, err := w.ImportTar(ctx, "1", strings.NewReader(tarball), ImportOptions{Want: digestOf(t, dir)})
-	must(t, err)
+	testenv.Must(t, err)
 	if b.Digest != digestOf(t, p.BasePath("1")) {
 		t.Error("the digests differ")
 	}
@@ -72,7 +72,7 @@ func TestImportTar(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	var empty bytes.Buffer
-	must(t, tar.NewWriter(&empty).Close())
+	testenv.Must(t, tar.NewWriter(&empty).Close())
 	c, cancel := context.WithCancel(ctx)
 	_, err = w.ImportTar(c, "2", io.MultiReader(strings.NewReader(tarball[:100]), cancelReader(cancel)), ImportOptions{})
 	if !errors.Is(err, context.Canceled) {
@@ -97,14 +97,14 @@ func TestStageOfBase(t *testing.T) {
 		t.Error("the old base changed or the new one did not")
 	}
 	var a1, a2 unix.Stat_t
-	must(t, unix.Lstat(p.BasePath("1")+"/usr/bin/prog", &a1))
-	must(t, unix.Lstat(p.BasePath("2")+"/usr/bin/prog", &a2))
+	testenv.Must(t, unix.Lstat(p.BasePath("1")+"/usr/bin/prog", &a1))
+	testenv.Must(t, unix.Lstat(p.BasePath("2")+"/usr/bin/prog", &a2))
 	if a1.Ino != a2.Ino {
 		t.Error("inode numbers differ: btrfs send -p would send everything")
 	}
 	testenv.Run(t, "sh", "-c", "btrfs send -q -p "+p.BasePath("1")+" "+p.BasePath("2")+" >/dev/null")
 	f, err := p.OpenBase("2")
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	if in, err := btrfs.SubvolumeInfo(f); err != nil || !in.ReadOnly {
 		t.Errorf("%+v, %v", in, err)
@@ -127,14 +127,14 @@ func TestSealComparesDigest(t *testing.T) {
 	p := newPool(t)
 	w := lock(t, p)
 	s, err := w.NewStage(ctx, "1", "")
-	must(t, err)
-	must(t, os.WriteFile(s.Root().Name()+"/f", []byte("x"), 0o644))
+	testenv.Must(t, err)
+	testenv.Must(t, os.WriteFile(s.Root().Name()+"/f", []byte("x"), 0o644))
 	_, err = s.Seal(ctx, strings.Repeat("0", 64), SealOptions{})
 	if e, ok := errors.AsType[*DigestError](err); !ok || e.Have != digestOf(t, s.Root().Name()) {
 		t.Errorf("%v", err)
 	}
-	must(t, s.Discard())
-	must(t, s.Discard())
+	testenv.Must(t, s.Discard())
+	testenv.Must(t, s.Discard())
 	if got := names(t, p.Dir()+"/bases"); len(got) != 0 {
 		t.Errorf("Discard left %q", got)
 	}
@@ -145,15 +145,15 @@ func TestSealKeepsReceivedUUID(t *testing.T) {
 	p := newPool(t)
 	w := lock(t, p)
 	s, err := w.NewStage(ctx, "1", "")
-	must(t, err)
+	testenv.Must(t, err)
 	uuid := btrfs.UUID{1, 2, 3}
 	b, err := s.Seal(ctx, "", SealOptions{Received: uuid, ReceivedAt: 77})
-	must(t, err)
+	testenv.Must(t, err)
 	f, err := p.OpenBase("1")
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	in, err := btrfs.SubvolumeInfo(f)
-	must(t, err)
+	testenv.Must(t, err)
 	if in.ReceivedUUID != uuid || in.STransID != 77 || b.Received != uuid.String() {
 		t.Errorf("%+v", in)
 	}
@@ -165,17 +165,17 @@ func TestSealWithOpenDescriptor(t *testing.T) {
 	p := newPool(t)
 	w := lock(t, p)
 	s, err := w.NewStage(ctx, "1", "")
-	must(t, err)
+	testenv.Must(t, err)
 	f, err := os.Create(s.Root().Name() + "/f")
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	_, err = f.WriteString("sealed")
-	must(t, err)
+	testenv.Must(t, err)
 	mapped, err := unix.Mmap(int(f.Fd()), 0, 6, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	must(t, err)
+	testenv.Must(t, err)
 	defer unix.Munmap(mapped)
 	b, err := s.Seal(ctx, "", SealOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	mapped[0] = 'X'
 	f.WriteAt([]byte("YYY"), 3)
 	f.Sync()
@@ -191,16 +191,16 @@ func TestSealWithOpenDescriptor(t *testing.T) {
 func TestReadOnlyFlagDoesNotSeal(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	d, err := os.Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	defer d.Close()
-	must(t, btrfs.CreateSubvolume(d, "s"))
+	testenv.Must(t, btrfs.CreateSubvolume(d, "s"))
 	s, err := os.Open(dir + "/s")
-	must(t, err)
+	testenv.Must(t, err)
 	defer s.Close()
 	f, err := os.Create(dir + "/s/f")
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
-	must(t, btrfs.SetReadOnly(s, true))
+	testenv.Must(t, btrfs.SetReadOnly(s, true))
 	if _, err := os.Create(dir + "/s/g"); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a new file: %v", err)
 	}
@@ -216,15 +216,15 @@ func TestReadOnlyFlagDoesNotSeal(t *testing.T) {
 func TestReadOnlyRename(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	d, err := os.Open(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	defer d.Close()
-	must(t, btrfs.CreateSubvolume(d, "s"))
+	testenv.Must(t, btrfs.CreateSubvolume(d, "s"))
 	s, err := os.Open(dir + "/s")
-	must(t, err)
+	testenv.Must(t, err)
 	defer s.Close()
-	must(t, btrfs.Snapshot(d, "ro", s, true))
-	must(t, os.Rename(dir+"/ro", dir+"/renamed"))
-	must(t, os.Mkdir(dir+"/sub", 0o755))
+	testenv.Must(t, btrfs.Snapshot(d, "ro", s, true))
+	testenv.Must(t, os.Rename(dir+"/ro", dir+"/renamed"))
+	testenv.Must(t, os.Mkdir(dir+"/sub", 0o755))
 	if err := os.Rename(dir+"/renamed", dir+"/sub/ro"); !errors.Is(err, unix.EROFS) {
 		t.Logf("this kernel renames it across directories too: %v", err) // nothing relies on that
 	}

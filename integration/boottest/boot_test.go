@@ -23,13 +23,6 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // command runs a program with a time limit.
 func command(limit time.Duration, name string, args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -62,42 +55,37 @@ func newMachine(t *testing.T) *machine {
 	testenv.Root(t)
 	testenv.Command(t, "qemu-system-x86_64")
 	dir := testenv.Dir(t)
-	btrovl := filepath.Join(dir, "btrovl")
-	build := exec.Command("go", "build", "-o", btrovl, "github.com/btrovl/btrovl/cmd/btrovl")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	btrovl := testenv.Program(t)
 	m := &machine{dir: dir, disk: filepath.Join(dir, "disk.img")}
 	var modules string
 	m.kernel, modules = kernel(t)
 	m.initramfs = initramfs(t, btrovl, modules)
 
 	mnt := filepath.Join(dir, "mnt")
-	must(t, testenv.MountImage(m.disk, mnt, 2<<30))
+	testenv.Must(t, testenv.MountImage(m.disk, mnt, 2<<30))
 	run := func(pool string, args ...string) {
 		t.Helper()
 		_, err := command(2*time.Minute, btrovl, append([]string{"--pool", pool}, args...)...)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	maker, device := mnt+"/maker", mnt+"/btrovl"
 	run(maker, "init", maker)
 	run(device, "init", device)
 	for version := 1; version <= 2; version++ {
 		tree := fmt.Sprintf("%s/tree%d", dir, version)
-		must(t, os.Mkdir(tree, 0o755))
+		testenv.Must(t, os.Mkdir(tree, 0o755))
 		baseTree(t, tree, btrovl, version)
 		run(maker, "base", "import", strconv.Itoa(version), tree)
 	}
 	run(device, "base", "import", "1", dir+"/tree1")
 	run(maker, "bundle", "keygen", dir+"/vendor", "--no-password")
 	run(maker, "bundle", "create", "--from", "1", "--to", "2", "--key", dir+"/vendor.key", "-o", mnt+"/1-2.btrovl")
-	must(t, testenv.RemoveTree(maker))
+	testenv.Must(t, testenv.RemoveTree(maker))
 	run(device, "key", "add", dir+"/vendor.pub")
 	run(device, "overlay", "add", "system", "--path", "/")
 	run(device, "overlay", "add", "data", "--path", "/home")
 	unix.Sync()
-	must(t, unix.Unmount(mnt, 0))
+	testenv.Must(t, unix.Unmount(mnt, 0))
 	return m
 }
 
@@ -124,7 +112,7 @@ func (m *machine) start(t *testing.T, do string, extra ...string) *bootRun {
 		"-drive", "file="+m.disk+",format=raw,if=none,id=d,cache=writeback,discard=unmap", "-device", "virtio-blk-pci,drive=d",
 		"-serial", "file:"+r.console)
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, r.cmd.Start())
+	testenv.Must(t, r.cmd.Start())
 	go func() { r.cmd.Wait(); close(r.done) }()
 	t.Cleanup(func() { r.cut() })
 	return r
@@ -215,7 +203,7 @@ func TestBootPowerCuts(t *testing.T) {
 	if s := os.Getenv("BTROVL_BOOT_CUTS"); s != "" {
 		var err error
 		cuts, err = strconv.Atoi(s)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	rng := rand.New(rand.NewPCG(1, uint64(cuts)))
 	acked, did := 0, 0
@@ -229,13 +217,13 @@ func TestBootPowerCuts(t *testing.T) {
 		r.cut()
 		for _, g := range count.FindAllStringSubmatch(r.said(), -1) {
 			n, err := strconv.Atoi(g[1])
-			must(t, err)
+			testenv.Must(t, err)
 			acked = max(acked, n)
 		}
 		did += strings.Count(r.said(), "GUEST did ")
 		c := m.do(t, "check", `version [12] root fuse\S*`, "sound")
 		g, err := c.await(`count (\d+)`, time.Second)
-		must(t, err)
+		testenv.Must(t, err)
 		if n, _ := strconv.Atoi(g[1]); n < acked {
 			t.Errorf("cut %d: %d was acknowledged, %d is there", i, acked, n)
 		}

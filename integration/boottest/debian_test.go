@@ -3,7 +3,6 @@ package boottest
 import (
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -46,16 +45,11 @@ func TestBootDebian(t *testing.T) {
 	}
 	testenv.Root(t)
 	dir := testenv.Dir(t)
-	btrovl := filepath.Join(dir, "btrovl")
-	build := exec.Command("go", "build", "-o", btrovl, "github.com/btrovl/btrovl/cmd/btrovl")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	btrovl := testenv.Program(t)
 	sh := func(script string, args ...string) {
 		t.Helper()
 		_, err := command(10*time.Minute, "sh", append([]string{"-euc", script, "sh"}, args...)...)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	root := filepath.Join(dir, "root")
 	sh(`cp -a "$1" "$2" && rm -rf "$2"/proc/* "$2"/sys/* "$2"/dev/* "$2"/boot/initrd.img*`, from, root)
@@ -73,22 +67,22 @@ func TestBootDebian(t *testing.T) {
 
 	mnt := filepath.Join(dir, "mnt")
 	m := &machine{dir: dir, disk: filepath.Join(dir, "disk.img"), memory: "1536"}
-	must(t, testenv.MountImage(m.disk, mnt, 6<<30))
+	testenv.Must(t, testenv.MountImage(m.disk, mnt, 6<<30))
 	pool := mnt + "/btrovl"
 	run := func(args ...string) {
 		t.Helper()
 		_, err := command(10*time.Minute, btrovl, append([]string{"--pool", pool}, args...)...)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	run("init", pool)
 	run("base", "import", "1", root)
-	must(t, os.WriteFile(root+"/etc/version", []byte("2\n"), 0o644))
+	testenv.Must(t, os.WriteFile(root+"/etc/version", []byte("2\n"), 0o644))
 	run("bundle", "keygen", dir+"/vendor", "--no-password")
 	run("bundle", "create", "--from", "1="+pool+"/bases/1", "--to", "2="+root, "--key", dir+"/vendor.key", "-o", mnt+"/1-2.btrovl")
 	run("key", "add", dir+"/vendor.pub")
 	run("overlay", "add", "system", "--path", "/")
 	unix.Sync()
-	must(t, unix.Unmount(mnt, 0))
+	testenv.Must(t, unix.Unmount(mnt, 0))
 
 	one := func(pattern string) string {
 		t.Helper()
@@ -121,11 +115,11 @@ func TestBootDebian(t *testing.T) {
 		}
 	}
 	// What is on the disk is whole.
-	must(t, os.MkdirAll(mnt, 0o755))
+	testenv.Must(t, os.MkdirAll(mnt, 0o755))
 	_, err := command(time.Minute, "mount", "-o", "loop", m.disk, mnt)
-	must(t, err)
+	testenv.Must(t, err)
 	run("doctor", "--deep")
-	must(t, unix.Unmount(mnt, 0))
+	testenv.Must(t, unix.Unmount(mnt, 0))
 }
 
 func tail(s string, n int) string {

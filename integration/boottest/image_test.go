@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/ulikunitz/xz"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 // kernel returns the path of a kernel image and of its modules' directory. The package
@@ -25,7 +27,7 @@ func kernel(t testing.TB) (image, modules string) {
 		cache = filepath.Join("..", "..", "build", "boot")
 	}
 	cache, err := filepath.Abs(cache)
-	must(t, err)
+	testenv.Must(t, err)
 	find := func() bool {
 		images, _ := filepath.Glob(filepath.Join(cache, "kernel/boot/vmlinuz-*"))
 		dirs, _ := filepath.Glob(filepath.Join(cache, "kernel/lib/modules/*"))
@@ -41,8 +43,8 @@ func kernel(t testing.TB) (image, modules string) {
 	if find() {
 		return image, modules
 	}
-	must(t, os.RemoveAll(filepath.Join(cache, "kernel")))
-	must(t, os.MkdirAll(cache, 0o755))
+	testenv.Must(t, os.RemoveAll(filepath.Join(cache, "kernel")))
+	testenv.Must(t, os.MkdirAll(cache, 0o755))
 	const get = `
 set -eu
 cd "$1"
@@ -61,7 +63,7 @@ dpkg-deb -x ./*.deb kernel
 rm -f ./*.deb
 `
 	_, err = command(5*time.Minute, "sh", "-c", get, "get", cache)
-	must(t, err)
+	testenv.Must(t, err)
 	if !find() {
 		t.Fatalf("no kernel in %s", cache)
 	}
@@ -102,7 +104,7 @@ func (c *cpio) pad() {
 func (c *cpio) file(t testing.TB, name string, mode os.FileMode, from string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
-	must(t, err)
+	testenv.Must(t, err)
 	c.add(name, mode, b)
 }
 
@@ -140,7 +142,7 @@ func initramfs(t testing.TB, btrovl, modules string) string {
 		c.add(fmt.Sprintf("lib/modules/btrovl/%02d-%s.ko", i, m.name), 0o644, m.data)
 	}
 	path := filepath.Join(t.TempDir(), "initramfs")
-	must(t, c.store(path))
+	testenv.Must(t, c.store(path))
 	return path
 }
 
@@ -163,7 +165,7 @@ type module struct {
 func moduleOrder(t testing.TB, dir string, names ...string) []module {
 	t.Helper()
 	paths := map[string]string{}
-	must(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
+	testenv.Must(t, filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
 			if name, _, ok := strings.Cut(filepath.Base(p), ".ko"); ok {
 				paths[strings.ReplaceAll(name, "-", "_")] = p
@@ -182,17 +184,17 @@ func moduleOrder(t testing.TB, dir string, names ...string) []module {
 		}
 		seen[name] = true
 		data, err := os.ReadFile(path)
-		must(t, err)
+		testenv.Must(t, err)
 		if strings.HasSuffix(path, ".xz") {
 			r, err := xz.NewReader(bytes.NewReader(data))
-			must(t, err)
+			testenv.Must(t, err)
 			data, err = io.ReadAll(r)
-			must(t, err)
+			testenv.Must(t, err)
 		}
 		f, err := elf.NewFile(bytes.NewReader(data))
-		must(t, err)
+		testenv.Must(t, err)
 		info, err := f.Section(".modinfo").Data()
-		must(t, err)
+		testenv.Must(t, err)
 		for _, field := range strings.Split(string(info), "\x00") {
 			if deps, ok := strings.CutPrefix(field, "depends="); ok && deps != "" {
 				for _, d := range strings.Split(deps, ",") {
@@ -258,15 +260,15 @@ off
 func baseTree(t testing.TB, dir, btrovl string, version int) {
 	t.Helper()
 	for _, d := range strings.Fields("bin sbin etc/btrovl proc sys dev run tmp home lib") {
-		must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
+		testenv.Must(t, os.MkdirAll(filepath.Join(dir, d), 0o755))
 	}
 	copyFile(t, busybox(t), dir+"/bin/busybox")
 	copyFile(t, btrovl, dir+"/bin/btrovl")
 	for _, tool := range strings.Fields("sh cat echo sleep sync poweroff awk sed tr grep ls dd sort tail mount umount") {
-		must(t, os.Symlink("busybox", filepath.Join(dir, "bin", tool)))
+		testenv.Must(t, os.Symlink("busybox", filepath.Join(dir, "bin", tool)))
 	}
 	write := func(name, text string, mode os.FileMode) {
-		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), mode))
+		testenv.Must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), mode))
 	}
 	write("sbin/init", baseInit, 0o755)
 	write("etc/version", fmt.Sprintln(version), 0o644)
@@ -279,6 +281,6 @@ func baseTree(t testing.TB, dir, btrovl string, version int) {
 func copyFile(t testing.TB, from, to string) {
 	t.Helper()
 	b, err := os.ReadFile(from)
-	must(t, err)
-	must(t, os.WriteFile(to, b, 0o755))
+	testenv.Must(t, err)
+	testenv.Must(t, os.WriteFile(to, b, 0o755))
 }

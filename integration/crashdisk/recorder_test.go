@@ -49,13 +49,6 @@ func record(t testing.TB, img *Image) *Recorder {
 	return r
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 func writeSync(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
@@ -74,11 +67,11 @@ func TestRecordAndEnumerate(t *testing.T) {
 	base := fresh(t)
 	r := record(t, base)
 	mnt, err := r.Mount()
-	must(t, err)
+	testenv.Must(t, err)
 	before, err := r.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	want := bytes.Repeat([]byte("acknowledged "), 5000)
-	must(t, r.Step("workload", StepLimit, func() error {
+	testenv.Must(t, r.Step("workload", StepLimit, func() error {
 		if err := writeSync(filepath.Join(mnt, "old"), bytes.Repeat([]byte("x"), 1<<20)); err != nil {
 			return err
 		}
@@ -87,17 +80,17 @@ func TestRecordAndEnumerate(t *testing.T) {
 		}
 		return writeSync(filepath.Join(mnt, "f"), want)
 	}))
-	must(t, r.Mark("synced"))
-	must(t, r.Step("fstrim", StepLimit, func() error { return Command(StepLimit, "fstrim", mnt) }))
-	must(t, r.Unmount())
+	testenv.Must(t, r.Mark("synced"))
+	testenv.Must(t, r.Step("fstrim", StepLimit, func() error { return Command(StepLimit, "fstrim", mnt) }))
+	testenv.Must(t, r.Unmount())
 	ops, err := r.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 
 	count := map[Kind]int{}
 	replay := base.Clone()
 	for _, op := range ops {
 		count[op.Kind]++
-		must(t, op.apply(replay))
+		testenv.Must(t, op.apply(replay))
 	}
 	for _, k := range []Kind{Write, Flush, Discard, Mark} {
 		if count[k] == 0 {
@@ -105,14 +98,14 @@ func TestRecordAndEnumerate(t *testing.T) {
 		}
 	}
 	content, err := r.Content()
-	must(t, err)
+	testenv.Must(t, err)
 	if content.Sum() != replay.Sum() {
 		t.Error("the replayed record differs from the disk")
 	}
-	must(t, r.Close())
+	testenv.Must(t, r.Close())
 
 	slot, err := NewSlot()
-	must(t, err)
+	testenv.Must(t, err)
 	defer slot.Close()
 	start, n := time.Now(), 0
 	for s := range states(t, Plan{Base: base, Ops: ops, From: len(before), Max: 60, Seed: 1}) {
@@ -127,7 +120,7 @@ func TestRecordAndEnumerate(t *testing.T) {
 		case err == nil && len(got) > 0 && !bytes.Equal(got, want) && !bytes.HasPrefix(want, got):
 			t.Errorf("%v: wrong content", s)
 		}
-		must(t, slot.Unmount())
+		testenv.Must(t, slot.Unmount())
 		n++
 	}
 	t.Logf("%d operations (%v), %d states, %v each", len(ops), count, n, time.Since(start)/time.Duration(n))
@@ -148,17 +141,17 @@ func TestFaults(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			r := record(t, fresh(t))
 			mnt, err := r.Mount()
-			must(t, err)
-			must(t, r.Fault(tt.fault))
+			testenv.Must(t, err)
+			testenv.Must(t, r.Fault(tt.fault))
 			err = r.Step("write", StepLimit, func() error {
 				return writeSync(filepath.Join(mnt, "f"), make([]byte, 300000))
 			})
 			if (err == nil) != (tt.want == nil) {
 				t.Errorf("fsync: %v, want %v", err, tt.want)
 			}
-			must(t, r.Clear())
+			testenv.Must(t, r.Clear())
 			r.Unmount()
-			must(t, r.Close())
+			testenv.Must(t, r.Close())
 		})
 	}
 }
@@ -167,7 +160,7 @@ func TestFaults(t *testing.T) {
 func TestFaultRules(t *testing.T) {
 	d := &disk{size: 1 << 20, log: &logWriter{}}
 	f, err := memFile()
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	d.log.f = f
 	d.faults = []Fault{
@@ -194,8 +187,8 @@ func TestFaultRules(t *testing.T) {
 func TestHangingDiskIsAborted(t *testing.T) {
 	r := record(t, fresh(t))
 	mnt, err := r.Mount()
-	must(t, err)
-	must(t, r.Stall())
+	testenv.Must(t, err)
+	testenv.Must(t, r.Stall())
 	start := time.Now()
 	err = r.Step("write to a dead disk", time.Second, func() error {
 		return writeSync(filepath.Join(mnt, "f"), make([]byte, 1<<20))
@@ -214,8 +207,8 @@ func TestHangingDiskIsAborted(t *testing.T) {
 func TestKilledServer(t *testing.T) {
 	r := record(t, fresh(t))
 	mnt, err := r.Mount()
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(mnt, "f"), make([]byte, 1<<20), 0o644))
+	testenv.Must(t, err)
+	testenv.Must(t, os.WriteFile(filepath.Join(mnt, "f"), make([]byte, 1<<20), 0o644))
 	r.Kill()
 	if err := r.Step("sync", 20*time.Second, func() error {
 		return writeSync(filepath.Join(mnt, "g"), make([]byte, 1<<20))
@@ -233,13 +226,13 @@ func TestKilledParent(t *testing.T) {
 	if os.Getenv("CRASHDISK_TEST_VICTIM") == "1" {
 		r := record(t, img)
 		mnt, err := r.Mount()
-		must(t, err)
-		must(t, os.WriteFile(filepath.Join(mnt, "f"), make([]byte, 1<<20), 0o644))
+		testenv.Must(t, err)
+		testenv.Must(t, os.WriteFile(filepath.Join(mnt, "f"), make([]byte, 1<<20), 0o644))
 		fmt.Println("MOUNTED", r.dir)
 		syscall.Kill(os.Getpid(), syscall.SIGKILL)
 	}
 	self, err := os.Executable()
-	must(t, err)
+	testenv.Must(t, err)
 	out, err := Output(60*time.Second, []string{"CRASHDISK_TEST_VICTIM=1"}, self, "-test.run=^TestKilledParent$")
 	_, dir, ok := strings.Cut(out, "MOUNTED ")
 	if !ok {
@@ -299,9 +292,9 @@ func TestRawDevice(t *testing.T) {
 		}
 		return f.Sync()
 	})
-	must(t, err)
+	testenv.Must(t, err)
 	ops, err := r.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	if s := fmt.Sprint(ops); !strings.HasSuffix(s, "write 4096+8192 flush]") { // setting the loop device up flushes, too
 		t.Errorf("recorded %s", s)
 	}

@@ -19,10 +19,10 @@ func TestKillAt(t *testing.T) {
 		if err != nil && strings.Contains(err.Error(), "operation not permitted") {
 			t.Skip("ptrace is not permitted here")
 		}
-		must(t, err)
+		testenv.Must(t, err)
 		var left []string
 		ents, err := os.ReadDir(dir)
-		must(t, err)
+		testenv.Must(t, err)
 		for _, e := range ents {
 			left = append(left, filepath.Base(e.Name()))
 		}

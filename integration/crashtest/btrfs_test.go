@@ -19,10 +19,10 @@ func TestTmpfileFsync(t *testing.T) {
 	testenv.FUSE(t)
 	for _, reopen := range []bool{false, true} {
 		rec, err := crashdisk.Record(newDisk(t))
-		must(t, err)
+		testenv.Must(t, err)
 		mnt, err := rec.Mount()
-		must(t, err)
-		must(t, rec.Step("link", limit, func() error {
+		testenv.Must(t, err)
+		testenv.Must(t, rec.Step("link", limit, func() error {
 			if err := os.Mkdir(filepath.Join(mnt, "work"), 0o755); err != nil {
 				return err
 			}
@@ -52,13 +52,13 @@ func TestTmpfileFsync(t *testing.T) {
 			return unix.Fsync(fd)
 		}))
 		img, err := rec.Content() // the power goes; the disk has no cache
-		must(t, err)
+		testenv.Must(t, err)
 		rec.Abort()
 		rec.Close()
 		slot, err := crashdisk.NewSlot()
-		must(t, err)
+		testenv.Must(t, err)
 		dir, err := slot.Mount(img)
-		must(t, err)
+		testenv.Must(t, err)
 		_, err = os.Stat(filepath.Join(dir, "dir/file"))
 		if reopen && err != nil {
 			t.Errorf("opened by its name and synced, the file is lost: %v", err)
@@ -66,6 +66,6 @@ func TestTmpfileFsync(t *testing.T) {
 		if !reopen {
 			t.Logf("synced through the descriptor of its birth: %v", err)
 		}
-		must(t, slot.Close())
+		testenv.Must(t, slot.Close())
 	}
 }

@@ -66,29 +66,29 @@ func grownUp(t testing.TB, s shipped) *crashdisk.Image {
 	t.Helper()
 	made.grown.Do(func() {
 		slot, err := crashdisk.NewSlot()
-		must(t, err)
+		testenv.Must(t, err)
 		defer slot.Close()
 		mnt, err := slot.Mount(newDisk(t))
-		must(t, err)
+		testenv.Must(t, err)
 		pool := poolDir(mnt)
 		for _, st := range youth(s, "") {
 			if st.before != nil {
 				st.before(t, pool)
 			}
 			if st.repeat != nil {
-				must(t, st.repeat(pool))
+				testenv.Must(t, st.repeat(pool))
 			} else {
 				_, err := run(t, pool, st.argv(pool)...)
-				must(t, err)
+				testenv.Must(t, err)
 			}
 			if st.row == "backup create" {
 				break
 			}
 		}
-		must(t, slot.Remount())
+		testenv.Must(t, slot.Remount())
 		img, err := slot.Content()
-		must(t, err)
-		must(t, slot.Unmount())
+		testenv.Must(t, err)
+		testenv.Must(t, slot.Unmount())
 		made.img = img
 	})
 	if made.img == nil {
@@ -101,7 +101,7 @@ func newDisk(t testing.TB) *crashdisk.Image {
 	t.Helper()
 	// Metadata once: a second copy would hide what a torn write does.
 	img, err := crashdisk.Format(256<<20, "-m", "single")
-	must(t, err)
+	testenv.Must(t, err)
 	return img
 }
 
@@ -135,15 +135,13 @@ func TestCrashCommands(t *testing.T) {
 func viewDir(t testing.TB) string {
 	t.Helper()
 	dir := filepath.Join(testenv.Dir(t), "view")
-	must(t, os.Mkdir(dir, 0o755))
+	testenv.Must(t, os.Mkdir(dir, 0o755))
 	return dir
 }
 
 func attackLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budget, tab *table) {
 	l := live(t, img, steps)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	for _, w := range l.wins {
 		start := time.Now()
 		l.attack(t, slot, w, max, b, tab)

@@ -26,7 +26,7 @@ func fill(t testing.TB, mnt string, leave int64) (file string) {
 	t.Helper()
 	file = filepath.Join(mnt, "fill")
 	f, err := os.Create(file)
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	for chunk, end := int64(32<<20), int64(0); chunk >= 64<<10; {
 		// Allocated, so that it is not merged and not compressed; without writing it.
@@ -37,9 +37,9 @@ func fill(t testing.TB, mnt string, leave int64) (file string) {
 		end += chunk
 	}
 	st, err := f.Stat()
-	must(t, err)
-	must(t, f.Truncate(max(0, st.Size()-leave)))
-	must(t, syncfs(mnt))
+	testenv.Must(t, err)
+	testenv.Must(t, f.Truncate(max(0, st.Size()-leave)))
+	testenv.Must(t, syncfs(mnt))
 	return file
 }
 
@@ -49,20 +49,18 @@ func TestFullUpdate(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
 	img := grownUp(t, s)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	tab := &table{}
 	defer tab.print(t, "Update on a full file system")
 	var refused, failed, done int
 	for _, leave := range []int64{0, 1 << 20, 2 << 20, 8 << 20, 64 << 20} {
 		pool := mountPool(t, slot, img)
 		old, err := readPool(pool)
-		must(t, err)
+		testenv.Must(t, err)
 		file := fill(t, filepath.Dir(pool), leave)
 		out, err := run(t, pool, "update", s.file("2-3.btrovl"))
 		have, rerr := readPool(pool)
-		must(t, rerr)
+		testenv.Must(t, rerr)
 		which, _ := differ(have, old)
 		switch code := exitCode(err); {
 		case code == 0:
@@ -86,14 +84,14 @@ func TestFullUpdate(t *testing.T) {
 			t.Errorf("%d bytes left: a stage is left over: %v", leave, parts)
 		}
 		// With room again, the same command does it.
-		must(t, os.Remove(file))
-		must(t, syncfs(filepath.Dir(pool)))
+		testenv.Must(t, os.Remove(file))
+		testenv.Must(t, syncfs(filepath.Dir(pool)))
 		if which == 0 {
 			if _, err := run(t, pool, "update", s.file("2-3.btrovl")); err != nil {
 				t.Errorf("%d bytes left: not even afterwards: %v", leave, err)
 			}
 		}
-		must(t, slot.Unmount())
+		testenv.Must(t, slot.Unmount())
 	}
 	t.Logf("%d refused with figures before they began, %d failed, %d succeeded", refused, failed, done)
 	if refused == 0 || done == 0 {
@@ -105,13 +103,11 @@ func TestFullUpdate(t *testing.T) {
 func TestFullReset(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	pool := mountPool(t, slot, grownUp(t, s))
 	// The space is taken by what the reset throws away.
 	old, err := readPool(pool)
-	must(t, err)
+	testenv.Must(t, err)
 	file := fill(t, filepath.Dir(pool), 0)
 	if err := os.WriteFile(filepath.Join(filepath.Dir(pool), "more"), make([]byte, 1<<20), 0o600); err == nil {
 		t.Log("the file system was not quite full")
@@ -122,12 +118,12 @@ func TestFullReset(t *testing.T) {
 		}
 	}
 	have, err := readPool(pool)
-	must(t, err)
+	testenv.Must(t, err)
 	if have.Active == old.Active {
 		t.Error("the reset did nothing")
 	}
-	must(t, os.Remove(file))
-	must(t, slot.Unmount())
+	testenv.Must(t, os.Remove(file))
+	testenv.Must(t, slot.Unmount())
 }
 
 // Through a view of a full file system: writes fail with ENOSPC at the write, copy up
@@ -135,14 +131,12 @@ func TestFullReset(t *testing.T) {
 func TestFullView(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	pool := mountPool(t, slot, grownUp(t, s))
 	view := viewDir(t)
 	mountView(view)(t, pool)
-	must(t, os.WriteFile(view+"/etc/before", []byte("kept"), 0o644))
-	must(t, syncPath(view+"/etc/before"))
+	testenv.Must(t, os.WriteFile(view+"/etc/before", []byte("kept"), 0o644))
+	testenv.Must(t, syncPath(view+"/etc/before"))
 	file := fill(t, filepath.Dir(pool), 0)
 
 	f, err := os.Create(view + "/etc/large")
@@ -164,7 +158,7 @@ func TestFullView(t *testing.T) {
 	}
 	// Copy up shares blocks, so it may succeed; if not, the file is the old one, whole.
 	want, err := os.ReadFile(s.file("tree2/usr/lib/stays11"))
-	must(t, err)
+	testenv.Must(t, err)
 	werr := create(view+"/usr/lib/stays11", []byte("tail"), os.O_APPEND)
 	have, err := os.ReadFile(view + "/usr/lib/stays11")
 	if err != nil || !(bytes.Equal(have, want) || bytes.Equal(have, append(bytes.Clone(want), "tail"...))) {
@@ -174,14 +168,14 @@ func TestFullView(t *testing.T) {
 		t.Errorf("a file from before: %q, %v", b, err)
 	}
 	// Room again: the view works on without a remount.
-	must(t, os.Remove(file))
+	testenv.Must(t, os.Remove(file))
 	os.Remove(view + "/etc/large")
-	must(t, syncfs(filepath.Dir(pool)))
+	testenv.Must(t, syncfs(filepath.Dir(pool)))
 	if err := create(view+"/etc/after", []byte("works"), os.O_CREATE); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
 	umountView(view)(t, pool)
-	must(t, slot.Unmount())
+	testenv.Must(t, slot.Unmount())
 }
 
 // Commands on a disk whose n-th write fails, and all after it: an error is reported, and
@@ -190,9 +184,7 @@ func TestFaultCommands(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
 	img := grownUp(t, s)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	tab := &table{}
 	defer tab.print(t, "Failing blocks")
 	b := newBudget(t, 4*time.Second)
@@ -289,25 +281,24 @@ func TestFaultStall(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
 	img := grownUp(t, s)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	p := mountPool(t, slot, img)
 	w := window{step: &step{row: "update", args: []string{"update", s.file("2-3.btrovl")}, again: []int{codeExists}}, done: "done"}
+	var err error
 	w.old, err = readPool(p)
-	must(t, err)
+	testenv.Must(t, err)
 	_, err = run(t, p, w.argv(p)...)
-	must(t, err)
+	testenv.Must(t, err)
 	w.new, err = readPool(p)
-	must(t, err)
-	must(t, slot.Unmount())
+	testenv.Must(t, err)
+	testenv.Must(t, slot.Unmount())
 
 	rec, err := crashdisk.Record(img)
-	must(t, err)
+	testenv.Must(t, err)
 	defer rec.Close() // its errors are those that were asked for
 	mnt, err := rec.Mount()
-	must(t, err)
-	must(t, rec.Fault(crashdisk.Fault{On: "write", Skip: 5, Count: 1, Stall: true}))
+	testenv.Must(t, err)
+	testenv.Must(t, rec.Fault(crashdisk.Fault{On: "write", Skip: 5, Count: 1, Stall: true}))
 	done := make(chan error, 1)
 	go func() { _, err := run(t, poolDir(mnt), w.argv(poolDir(mnt))...); done <- err }()
 	select {
@@ -325,9 +316,9 @@ func TestFaultStall(t *testing.T) {
 		t.Fatal("the update hangs although the disk has gone")
 	}
 	ops, err := rec.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	after, err := rec.Content()
-	must(t, err)
+	testenv.Must(t, err)
 	rec.Close() // again, when the test ends: harmless
 	if which, err := examine(t, slot, w, crashdisk.State{Image: after, At: len(ops), What: "after the disk stopped"}); err != nil || which != 0 {
 		t.Errorf("state %d: %v", which, err)
@@ -339,18 +330,16 @@ func TestFaultStall(t *testing.T) {
 func TestFaultView(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	rec, err := crashdisk.Record(grownUp(t, s))
-	must(t, err)
+	testenv.Must(t, err)
 	defer rec.Close() // its errors are those that were asked for
 	mnt, err := rec.Mount()
-	must(t, err)
+	testenv.Must(t, err)
 	pool, view := poolDir(mnt), viewDir(t)
-	must(t, rec.Step("mount", limit, func() error { mountView(view)(t, pool); return nil }))
-	must(t, rec.Step("write", limit, func() error { return create(view+"/usr/kept", []byte("acknowledged"), os.O_CREATE) }))
-	must(t, rec.Fault(crashdisk.Fault{On: "write", Errno: syscall.EIO}))
+	testenv.Must(t, rec.Step("mount", limit, func() error { mountView(view)(t, pool); return nil }))
+	testenv.Must(t, rec.Step("write", limit, func() error { return create(view+"/usr/kept", []byte("acknowledged"), os.O_CREATE) }))
+	testenv.Must(t, rec.Fault(crashdisk.Fault{On: "write", Errno: syscall.EIO}))
 	err = rec.Step("write on failing blocks", limit, func() error {
 		return create(view+"/usr/bin/changes10", bytes.Repeat([]byte("lost "), 50000), os.O_TRUNC)
 	})
@@ -362,24 +351,24 @@ func TestFaultView(t *testing.T) {
 	killViews(t, pool)
 	window{step: &step{view: view}}.clear(t, pool)
 	after, err := rec.Content()
-	must(t, err)
+	testenv.Must(t, err)
 	rec.Close()
 
 	mnt, err = slot.Mount(after)
-	must(t, err)
+	testenv.Must(t, err)
 	if _, err := readPool(poolDir(mnt)); err != nil {
 		t.Error(err)
 	}
 	merged, unmount, err := merge(poolDir(mnt))
-	must(t, err)
+	testenv.Must(t, err)
 	if b, err := os.ReadFile(merged + "/usr/kept"); err != nil || string(b) != "acknowledged" {
 		t.Errorf("what was acknowledged is %q now, %v", b, err)
 	}
 	want, err := os.ReadFile(s.file("tree2/usr/bin/changes10"))
-	must(t, err)
+	testenv.Must(t, err)
 	if b, err := os.ReadFile(merged + "/usr/bin/changes10"); err != nil || !(bytes.Equal(b, want) || len(b) == 0 || zeroOr(b, bytes.Repeat([]byte("lost "), 50000))) {
 		t.Errorf("the file whose write failed has %d bytes, %v", len(b), err)
 	}
 	unmount()
-	must(t, slot.Unmount())
+	testenv.Must(t, slot.Unmount())
 }

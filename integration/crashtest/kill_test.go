@@ -46,35 +46,34 @@ func TestKillCommands(t *testing.T) {
 // killLife goes through a life. Before each step the disk is kept; the step is killed
 // again and again on copies of it, then done.
 func killLife(t *testing.T, img *crashdisk.Image, steps []step, max int, b budget, tab *table) {
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	for i := range steps {
 		w := window{step: &steps[i]}
+		var err error
 		if w.before != nil {
 			pool := mountPool(t, slot, img)
 			w.before(t, pool)
-			must(t, slot.Remount())
+			testenv.Must(t, slot.Remount())
 			img, err = slot.Content()
-			must(t, err)
-			must(t, slot.Unmount())
+			testenv.Must(t, err)
+			testenv.Must(t, slot.Unmount())
 		}
 		// The step to its end: how many calls it makes, and what the new state is.
 		pool := mountPool(t, slot, img)
 		w.old, err = readPool(pool)
-		must(t, err)
+		testenv.Must(t, err)
 		whole, err := w.killAt(t, pool, 0)
-		must(t, err)
+		testenv.Must(t, err)
 		if whole.Exit != 0 {
 			t.Fatalf("%s: exit code %d\n%s", w.row, whole.Exit, whole.Output)
 		}
 		w.clear(t, pool)
 		w.new, err = readPool(pool)
-		must(t, err)
-		must(t, slot.Remount())
+		testenv.Must(t, err)
+		testenv.Must(t, slot.Remount())
 		next, err := slot.Content()
-		must(t, err)
-		must(t, slot.Unmount())
+		testenv.Must(t, err)
+		testenv.Must(t, slot.Unmount())
 
 		for k, n := range killPoints(whole.Calls, max) {
 			if b.spent(k) {
@@ -114,7 +113,7 @@ func killPoints(calls []string, max int) []int {
 func mountPool(t testing.TB, slot *crashdisk.Slot, img *crashdisk.Image) string {
 	t.Helper()
 	mnt, err := slot.Mount(img)
-	must(t, err)
+	testenv.Must(t, err)
 	return poolDir(mnt)
 }
 
@@ -122,7 +121,7 @@ func (w window) killAt(t testing.TB, pool string, n int) (crashdisk.Traced, erro
 	if w.live != "" {
 		mountView(w.live)(t, pool)
 	}
-	return crashdisk.KillAt(n, limit, env(pool), btrovl(t), w.argv(pool)...)
+	return crashdisk.KillAt(n, limit, env(pool), testenv.Program(t), w.argv(pool)...)
 }
 
 // clear takes down a view that a step has mounted, whoever has died.
@@ -180,7 +179,7 @@ func TestKillDaemon(t *testing.T) {
 	for _, args := range [][]string{{"init", pool}, {"base", "import", "1", tree}, {"overlay", "add", "system", "--path", "/"},
 		{"overlay", "add", "data", "--path", "/home"}, {"mount", view}} {
 		_, err := run(t, pool, args...)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	rounds := 3
 	if want(t) > 0 {
@@ -194,10 +193,10 @@ func TestKillDaemon(t *testing.T) {
 			wg.Go(func() { load(view, round, worker, acked) })
 		}
 		time.Sleep(time.Duration(200+round*37%200) * time.Millisecond)
-		must(t, killViews(t, pool))
+		testenv.Must(t, killViews(t, pool))
 		wg.Wait() // all writers have got their error
 		_, err := run(t, pool, "mount", view)
-		must(t, err)
+		testenv.Must(t, err)
 		n := 0
 		acked.Range(func(path, content any) bool {
 			n++
@@ -214,7 +213,7 @@ func TestKillDaemon(t *testing.T) {
 	}
 	t.Logf("killed %d times, %d files acknowledged, none lost", rounds, total)
 	_, err := run(t, pool, "umount", view)
-	must(t, err)
+	testenv.Must(t, err)
 }
 
 // load writes until the view is gone: new files, replaced files, changed base files.

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/integration/crashdisk"
+	"github.com/btrovl/btrovl/integration/testenv"
 	"github.com/btrovl/btrovl/subvolumes"
 )
 
@@ -34,13 +35,13 @@ var made struct {
 // all tests.
 func ship(t testing.TB) shipped {
 	t.Helper()
-	btrovl(t)
+	testenv.Program(t)
 	made.ship.Do(func() {
 		s := shipped{workDir(t)}
 		maker := func(args ...string) {
 			t.Helper()
 			_, err := run(t, "/nonexistent", args...)
-			must(t, err)
+			testenv.Must(t, err)
 		}
 		maker("bundle", "keygen", s.file("vendor"), "--no-password")
 		for n := 1; n <= 3; n++ {
@@ -103,7 +104,7 @@ func poolDir(mnt string) string { return filepath.Join(mnt, "pool") }
 func live(t testing.TB, img *crashdisk.Image, steps []step) *life {
 	t.Helper()
 	rec, err := crashdisk.Record(img)
-	must(t, err)
+	testenv.Must(t, err)
 	closed := false
 	defer func() {
 		if !closed {
@@ -111,33 +112,33 @@ func live(t testing.TB, img *crashdisk.Image, steps []step) *life {
 		}
 	}()
 	mnt, err := rec.Mount()
-	must(t, err)
+	testenv.Must(t, err)
 	pool := poolDir(mnt)
 	l := &life{plan: crashdisk.Plan{Base: img, Seed: 11}}
 	mark := func(name string) int {
 		t.Helper()
-		must(t, rec.Mark(name))
+		testenv.Must(t, rec.Mark(name))
 		ops, err := rec.Ops()
-		must(t, err)
+		testenv.Must(t, err)
 		return len(ops)
 	}
 	state := func() (s *poolState) {
 		t.Helper()
-		must(t, rec.Step("read the pool", limit, func() (err error) { s, err = readPool(pool); return err }))
+		testenv.Must(t, rec.Step("read the pool", limit, func() (err error) { s, err = readPool(pool); return err }))
 		return s
 	}
 	for i := range steps {
 		st := &steps[i]
 		w := window{step: st, done: fmt.Sprintf("done %d", i)}
 		if st.before != nil {
-			must(t, rec.Step("prepare "+st.row, limit, func() error { st.before(t, pool); return syncfs(mnt) }))
+			testenv.Must(t, rec.Step("prepare "+st.row, limit, func() error { st.before(t, pool); return syncfs(mnt) }))
 		}
 		if st.live != "" {
-			must(t, rec.Step("mount", limit, func() error { mountView(st.live)(t, pool); return syncfs(mnt) }))
+			testenv.Must(t, rec.Step("mount", limit, func() error { mountView(st.live)(t, pool); return syncfs(mnt) }))
 		}
 		w.old = state()
 		w.from = mark(fmt.Sprintf("begin %d", i))
-		must(t, rec.Step(st.row, limit+time.Minute, func() error {
+		testenv.Must(t, rec.Step(st.row, limit+time.Minute, func() error {
 			if _, err := run(t, pool, st.argv(pool)...); err != nil {
 				return fmt.Errorf("%s: %w", st.row, err)
 			}
@@ -146,16 +147,16 @@ func live(t testing.TB, img *crashdisk.Image, steps []step) *life {
 		mark(w.done)
 		w.new = state()
 		if dir := st.view + st.live; dir != "" {
-			must(t, rec.Step("umount", limit, func() error { umountView(dir)(t, pool); return nil }))
+			testenv.Must(t, rec.Step("umount", limit, func() error { umountView(dir)(t, pool); return nil }))
 		}
 		w.to = mark(fmt.Sprintf("end %d", i))
 		l.wins = append(l.wins, w)
 	}
-	must(t, rec.Unmount())
+	testenv.Must(t, rec.Unmount())
 	l.plan.Ops, err = rec.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	closed = true
-	must(t, rec.Close())
+	testenv.Must(t, rec.Close())
 	return l
 }
 
@@ -173,14 +174,14 @@ func write(overlay, path, content string) func(t testing.TB, pool string) {
 	return func(t testing.TB, pool string) {
 		t.Helper()
 		p, err := subvolumes.Open(pool)
-		must(t, err)
+		testenv.Must(t, err)
 		defer p.Close()
 		r, err := p.Record()
-		must(t, err)
+		testenv.Must(t, err)
 		ref := r.Active().Overlay(overlay)
 		file := filepath.Join(p.OverlayPath(*ref), "upper", path)
-		must(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		must(t, os.WriteFile(file, []byte(content), 0o644))
+		testenv.Must(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		testenv.Must(t, os.WriteFile(file, []byte(content), 0o644))
 	}
 }
 
@@ -196,14 +197,14 @@ func both(fns ...func(testing.TB, string)) func(testing.TB, string) {
 func mountView(dir string) func(testing.TB, string) {
 	return func(t testing.TB, pool string) {
 		_, err := run(t, pool, "mount", dir)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 }
 
 func umountView(dir string) func(testing.TB, string) {
 	return func(t testing.TB, pool string) {
 		_, err := run(t, pool, "umount", dir)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 }
 
@@ -243,10 +244,10 @@ func exitCode(err error) int {
 func (l *life) attack(t testing.TB, slot *crashdisk.Slot, w window, max int, b budget, tab *table) (mid []crashdisk.State) {
 	t.Helper()
 	plan, err := l.plan.Window(w.from, w.to)
-	must(t, err)
+	testenv.Must(t, err)
 	plan.Max = max
 	states, err := plan.States()
-	must(t, err)
+	testenv.Must(t, err)
 	n := 0
 	for s := range states {
 		which, err := examine(t, slot, w, s)
@@ -269,30 +270,18 @@ func (l *life) attack(t testing.TB, slot *crashdisk.Slot, w window, max int, b b
 
 // examine mounts one state and checks all that is promised of it. It returns which
 // state it is: 0 old, 1 new, -1 neither.
-func examine(t testing.TB, slot *crashdisk.Slot, w window, s crashdisk.State) (which int, err error) {
+func examine(t testing.TB, slot *crashdisk.Slot, w window, s crashdisk.State) (int, error) {
 	t.Helper()
-	mnt, err := slot.Mount(s.Image)
-	if err != nil {
-		return -1, fmt.Errorf("does not mount: %w", err)
-	}
-	defer func() {
-		if uerr := slot.Unmount(); err == nil {
-			err = uerr
+	return onDisk(slot, s.Image, func(pool string, have *poolState) (int, error) {
+		which, diff := differ(have, w.old, w.new)
+		switch {
+		case diff != "":
+			return -1, errors.New("neither old nor new:\n" + diff)
+		case which == 0 && s.Phase == w.done && w.old.String() != w.new.String():
+			return -1, errors.New("the command had returned, and its work is lost")
 		}
-	}()
-	pool := poolDir(mnt)
-	have, err := readPool(pool)
-	if err != nil {
-		return -1, err
-	}
-	which, diff := differ(have, w.old, w.new)
-	switch {
-	case diff != "":
-		return -1, errors.New("neither old nor new:\n" + diff)
-	case which == 0 && s.Phase == w.done && w.old.String() != w.new.String():
-		return -1, errors.New("the command had returned, and its work is lost")
-	}
-	return which, w.recover(t, pool, have, which, s.At)
+		return which, w.recover(t, pool, have, which, s.At)
+	})
 }
 
 // recover does what a person may do after a crash, and checks that it works: the

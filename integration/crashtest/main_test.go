@@ -3,8 +3,6 @@ package crashtest
 import (
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -38,36 +36,36 @@ var work struct {
 func workDir(t testing.TB) string {
 	t.Helper()
 	work.Do(func() { work.dir, work.err = os.MkdirTemp("", "btrovl-crashtest-") })
-	must(t, work.err)
+	testenv.Must(t, work.err)
 	return work.dir
 }
 
-var program struct {
-	sync.Once
-	path string
-	err  error
+// newSlot returns a place where disks are mounted, for as long as the test runs.
+func newSlot(t testing.TB) *crashdisk.Slot {
+	t.Helper()
+	slot, err := crashdisk.NewSlot()
+	testenv.Must(t, err)
+	t.Cleanup(func() { slot.Close() }) // what it leaves fails the run: crashdisk.Leave
+	return slot
 }
 
-// btrovl returns the path of the program, built from this checkout.
-func btrovl(t testing.TB) string {
-	t.Helper()
-	if p := os.Getenv("BTROVL_PROGRAM"); p != "" { // one that is built already
-		return p
+// onDisk mounts a disk, reads the pool on it, and lets check look at both.
+func onDisk(slot *crashdisk.Slot, img *crashdisk.Image, check func(pool string, have *poolState) (int, error)) (which int, err error) {
+	mnt, err := slot.Mount(img)
+	if err != nil {
+		return -1, fmt.Errorf("does not mount: %w", err)
 	}
-	program.Do(func() {
-		program.path = filepath.Join(workDir(t), "btrovl")
-		goTool, err := exec.LookPath("go")
-		if err != nil {
-			program.err = err
-			return
+	defer func() {
+		if uerr := slot.Unmount(); err == nil {
+			err = uerr
 		}
-		_, program.err = crashdisk.Output(5*time.Minute, []string{"CGO_ENABLED=0"}, goTool,
-			"build", "-o", program.path, "github.com/btrovl/btrovl/cmd/btrovl")
-	})
-	if program.err != nil {
-		t.Fatal(program.err)
+	}()
+	pool := poolDir(mnt)
+	have, err := readPool(pool)
+	if err != nil {
+		return -1, err
 	}
-	return program.path
+	return check(pool, have)
 }
 
 // limit is how long one command may take: only a hang reaches it.
@@ -76,18 +74,11 @@ const limit = 2 * time.Minute
 // run runs the program on the pool and returns what it printed.
 func run(t testing.TB, pool string, args ...string) (string, error) {
 	t.Helper()
-	return crashdisk.Output(limit, env(pool), btrovl(t), args...)
+	return crashdisk.Output(limit, env(pool), testenv.Program(t), args...)
 }
 
 func env(pool string) []string {
 	return []string{"BTROVL_POOL=" + pool, "BTROVL_CONFIG=/nonexistent", "GOMAXPROCS=2"}
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // want is how many states a full run examines, 0 in a thinned one.

@@ -23,42 +23,40 @@ func TestCrashStockScheme(t *testing.T) {
 	tool := testenv.Command(t, "btrfs")
 	btrfs := func(args ...string) {
 		t.Helper()
-		must(t, crashdisk.Command(limit, tool, args...))
+		testenv.Must(t, crashdisk.Command(limit, tool, args...))
 	}
 	disk, err := crashdisk.Format(256<<20, "-m", "single")
-	must(t, err)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	testenv.Must(t, err)
+	slot := newSlot(t)
 
 	// The maker: two versions, and the stream between them.
 	dir, err := slot.Mount(disk)
-	must(t, err)
+	testenv.Must(t, err)
 	stream := filepath.Join(testenv.Dir(t), "stream")
 	full := stream + ".full"
 	btrfs("-q", "subvolume", "create", dir+"/work")
 	writeTree(t, dir+"/work", 1)
 	btrfs("-q", "subvolume", "snapshot", "-r", dir+"/work", dir+"/1")
-	must(t, os.RemoveAll(dir+"/work/usr/lib/v1"))
+	testenv.Must(t, os.RemoveAll(dir+"/work/usr/lib/v1"))
 	writeTree2(t, dir+"/work")
 	btrfs("-q", "subvolume", "snapshot", "-r", dir+"/work", dir+"/2")
 	btrfs("-q", "send", "-f", full, dir+"/1")
 	btrfs("-q", "send", "-p", dir+"/1", "-f", stream, dir+"/2")
-	must(t, slot.Unmount())
+	testenv.Must(t, slot.Unmount())
 
 	// The device: version 1 as "current".
 	disk, err = crashdisk.Format(256<<20, "-m", "single")
-	must(t, err)
+	testenv.Must(t, err)
 	dir, err = slot.Mount(disk)
-	must(t, err)
+	testenv.Must(t, err)
 	btrfs("-q", "receive", "-f", full, dir)
-	must(t, os.Rename(dir+"/1", dir+"/current"))
+	testenv.Must(t, os.Rename(dir+"/1", dir+"/current"))
 	old := treeDigest(t, dir+"/current")
 	unix.Sync()
-	must(t, slot.Remount())
+	testenv.Must(t, slot.Remount())
 	disk, err = slot.Content()
-	must(t, err)
-	must(t, slot.Unmount())
+	testenv.Must(t, err)
+	testenv.Must(t, slot.Unmount())
 
 	tab := &table{}
 	for range 5 {
@@ -83,14 +81,14 @@ func TestCrashStockScheme(t *testing.T) {
 func attackScheme(t *testing.T, slot *crashdisk.Slot, disk *crashdisk.Image, stream, old string, tab *table) {
 	t.Helper()
 	rec, err := crashdisk.Record(disk)
-	must(t, err)
-	defer func() { must(t, rec.Close()) }()
+	testenv.Must(t, err)
+	defer func() { testenv.Must(t, rec.Close()) }()
 	mnt, err := rec.Mount()
-	must(t, err)
-	must(t, rec.Mark("receive"))
+	testenv.Must(t, err)
+	testenv.Must(t, rec.Mark("receive"))
 	begin, err := rec.Ops()
-	must(t, err)
-	must(t, rec.Step("update", limit, func() error {
+	testenv.Must(t, err)
+	testenv.Must(t, rec.Step("update", limit, func() error {
 		if err := crashdisk.Command(limit, "btrfs", "-q", "receive", "-f", stream, mnt); err != nil {
 			return err
 		}
@@ -104,18 +102,18 @@ func attackScheme(t *testing.T, slot *crashdisk.Slot, disk *crashdisk.Image, str
 		defer d.Close()
 		return d.Sync()
 	}))
-	must(t, rec.Mark("done"))
+	testenv.Must(t, rec.Mark("done"))
 	new := treeDigest(t, mnt+"/current")
-	must(t, rec.Unmount()) // writes what was left: states within that count as well
+	testenv.Must(t, rec.Unmount()) // writes what was left: states within that count as well
 	ops, err := rec.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 
 	max, budget := 40, newBudget(t, 3*time.Second)
 	if want(t) > 0 {
 		max = 256
 	}
 	states, err := crashdisk.Plan{Base: disk, Ops: ops, From: len(begin), Max: max, Seed: 5}.States()
-	must(t, err)
+	testenv.Must(t, err)
 	n := 0
 	for s := range states {
 		tab.add("stock `btrfs receive`, rename exchange, fsync", judgeScheme(t, slot, s, old, new))
@@ -132,7 +130,7 @@ func judgeScheme(t *testing.T, slot *crashdisk.Slot, s crashdisk.State, old, new
 	if err != nil {
 		return -1
 	}
-	defer func() { must(t, slot.Unmount()) }()
+	defer func() { testenv.Must(t, slot.Unmount()) }()
 	switch sum, err := openDigest(dir + "/current"); {
 	case err != nil:
 	case sum == old:
@@ -147,7 +145,7 @@ func judgeScheme(t *testing.T, slot *crashdisk.Slot, s crashdisk.State, old, new
 func writeTree2(t testing.TB, dir string) {
 	t.Helper()
 	for _, d := range []string{"usr/bin", "usr/share", "etc/release", "usr/lib", "var", "home", "etc"} {
-		must(t, os.RemoveAll(filepath.Join(dir, d)))
+		testenv.Must(t, os.RemoveAll(filepath.Join(dir, d)))
 	}
 	writeTree(t, dir, 2)
 }
@@ -155,7 +153,7 @@ func writeTree2(t testing.TB, dir string) {
 func treeDigest(t testing.TB, dir string) string {
 	t.Helper()
 	sum, err := openDigest(dir)
-	must(t, err)
+	testenv.Must(t, err)
 	return sum
 }
 

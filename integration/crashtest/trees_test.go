@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 // writeTree makes version n of a small system: files of all the sizes that btrfs
@@ -15,7 +17,7 @@ import (
 // The versions differ as system versions do: some files change, some come, some go.
 func writeTree(t testing.TB, dir string, n int) {
 	t.Helper()
-	must(t, os.MkdirAll(dir, 0o755))
+	testenv.Must(t, os.MkdirAll(dir, 0o755))
 	file := func(name string, size, version int, mode os.FileMode) {
 		rng := rand.New(rand.NewPCG(uint64(len(name))<<32|uint64(name[len(name)-1]), 7))
 		b := make([]byte, size)
@@ -27,9 +29,9 @@ func writeTree(t testing.TB, dir string, n int) {
 			b[i] = byte('A' + version)
 		}
 		path := filepath.Join(dir, name)
-		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
-		must(t, os.WriteFile(path, b, mode))
-		must(t, os.Chmod(path, mode))
+		testenv.Must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		testenv.Must(t, os.WriteFile(path, b, mode))
+		testenv.Must(t, os.Chmod(path, mode))
 	}
 	for i, size := range []int{0, 1, 100, 2000, 2049, 4095, 4096, 4097, 16384, 70000, 140000, 300000} {
 		file(fmt.Sprintf("usr/bin/changes%02d", i), size, n, 0o755)
@@ -43,11 +45,11 @@ func writeTree(t testing.TB, dir string, n int) {
 	for i := range 20 {
 		file(fmt.Sprintf("usr/share/doc/%02d", i), 300+i*50, n*(i%2), 0o644)
 	}
-	must(t, os.Link(filepath.Join(dir, "usr/bin/changes09"), filepath.Join(dir, "usr/bin/link")))
-	must(t, os.Symlink("changes03", filepath.Join(dir, "usr/bin/sym")))
-	must(t, unix.Lsetxattr(filepath.Join(dir, "usr/bin/changes03"), "user.version", []byte{byte('0' + n)}, 0))
-	must(t, os.Truncate(filepath.Join(dir, "usr/lib/stays11"), 900000))
-	must(t, unix.Mknod(filepath.Join(dir, "usr/lib/fifo"), unix.S_IFIFO|0o644, 0))
-	must(t, os.Chown(filepath.Join(dir, "home/skel"), 1000, 1000))
-	must(t, os.Chmod(filepath.Join(dir, "usr/bin/changes06"), os.ModeSetuid|0o755))
+	testenv.Must(t, os.Link(filepath.Join(dir, "usr/bin/changes09"), filepath.Join(dir, "usr/bin/link")))
+	testenv.Must(t, os.Symlink("changes03", filepath.Join(dir, "usr/bin/sym")))
+	testenv.Must(t, unix.Lsetxattr(filepath.Join(dir, "usr/bin/changes03"), "user.version", []byte{byte('0' + n)}, 0))
+	testenv.Must(t, os.Truncate(filepath.Join(dir, "usr/lib/stays11"), 900000))
+	testenv.Must(t, unix.Mknod(filepath.Join(dir, "usr/lib/fifo"), unix.S_IFIFO|0o644, 0))
+	testenv.Must(t, os.Chown(filepath.Join(dir, "home/skel"), 1000, 1000))
+	testenv.Must(t, os.Chmod(filepath.Join(dir, "usr/bin/changes06"), os.ModeSetuid|0o755))
 }

@@ -2,7 +2,6 @@ package crashtest
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"time"
 
@@ -36,19 +35,17 @@ func TestCrashTwice(t *testing.T) {
 
 func cutTwice(t *testing.T, img *crashdisk.Image, steps []step, every, max int, b budget, tab *table) {
 	l := live(t, img, steps)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	for i, w := range l.wins {
 		if i%every != every/2 || w.view+w.live != "" {
 			continue
 		}
 		// The first cut: in the middle of the command, with half of its writes.
 		plan, err := l.plan.Window(w.from, w.to)
-		must(t, err)
+		testenv.Must(t, err)
 		plan.From, plan.Max = plan.From+(w.to-w.from)/2, 1
 		states, err := plan.States()
-		must(t, err)
+		testenv.Must(t, err)
 		for first := range states {
 			w.cutRecovery(t, slot, first, max, b, tab)
 		}
@@ -59,13 +56,13 @@ func cutTwice(t *testing.T, img *crashdisk.Image, steps []step, every, max int, 
 func (w window) cutRecovery(t *testing.T, slot *crashdisk.Slot, first crashdisk.State, max int, b budget, tab *table) {
 	t.Helper()
 	rec, err := crashdisk.Record(first.Image)
-	must(t, err)
-	defer func() { must(t, rec.Close()) }()
+	testenv.Must(t, err)
+	defer func() { testenv.Must(t, rec.Close()) }()
 	mnt, err := rec.Mount()
-	must(t, err)
+	testenv.Must(t, err)
 	pool := poolDir(mnt)
 	var was, again, clean *poolState
-	must(t, rec.Step("recover", 2*limit, func() (err error) {
+	testenv.Must(t, rec.Step("recover", 2*limit, func() (err error) {
 		if was, err = readPool(pool); err != nil {
 			return err
 		}
@@ -87,11 +84,11 @@ func (w window) cutRecovery(t *testing.T, slot *crashdisk.Slot, first crashdisk.
 		}
 		return rec.Mark("clean")
 	}))
-	must(t, rec.Unmount())
+	testenv.Must(t, rec.Unmount())
 	ops, err := rec.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	states, err := crashdisk.Plan{Base: first.Image, Ops: ops, Max: max, Seed: 17}.States()
-	must(t, err)
+	testenv.Must(t, err)
 	n := 0
 	for s := range states {
 		may := map[string][]*poolState{"": {was, again, clean}, "repeated": {again, clean}, "clean": {clean}}[s.Phase]
@@ -106,28 +103,16 @@ func (w window) cutRecovery(t *testing.T, slot *crashdisk.Slot, first crashdisk.
 	}
 }
 
-func (w window) examineTwice(t testing.TB, slot *crashdisk.Slot, s crashdisk.State, may []*poolState) (which int, err error) {
+func (w window) examineTwice(t testing.TB, slot *crashdisk.Slot, s crashdisk.State, may []*poolState) (int, error) {
 	t.Helper()
-	mnt, err := slot.Mount(s.Image)
-	if err != nil {
-		return -1, fmt.Errorf("does not mount: %w", err)
-	}
-	defer func() {
-		if uerr := slot.Unmount(); err == nil {
-			err = uerr
+	return onDisk(slot, s.Image, func(pool string, have *poolState) (int, error) {
+		if _, diff := differ(have, may...); diff != "" {
+			return -1, errors.New(diff)
 		}
-	}()
-	pool := poolDir(mnt)
-	have, err := readPool(pool)
-	if err != nil {
-		return -1, err
-	}
-	if _, diff := differ(have, may...); diff != "" {
-		return -1, errors.New(diff)
-	}
-	which = 1 // what gc has made of the new state counts as new
-	if i, diff := differ(have, w.old, w.new); diff == "" {
-		which = i
-	}
-	return which, w.recover(t, pool, have, which, s.At)
+		which := 1 // what gc has made of the new state counts as new
+		if i, diff := differ(have, w.old, w.new); diff == "" {
+			which = i
+		}
+		return which, w.recover(t, pool, have, which, s.At)
+	})
 }

@@ -154,20 +154,18 @@ func zeroOr(have, want []byte) bool {
 func TestCrashView(t *testing.T) {
 	testenv.FUSE(t)
 	s := ship(t)
-	slot, err := crashdisk.NewSlot()
-	must(t, err)
-	defer slot.Close()
+	slot := newSlot(t)
 	mnt, err := slot.Mount(newDisk(t))
-	must(t, err)
+	testenv.Must(t, err)
 	for _, args := range [][]string{{"init", poolDir(mnt)}, {"base", "import", "1", s.file("tree1")}, {"overlay", "add", "system", "--path", "/"}} {
 		_, err := run(t, poolDir(mnt), args...)
-		must(t, err)
+		testenv.Must(t, err)
 	}
-	must(t, bootOnly(poolDir(mnt)))
-	must(t, slot.Remount())
+	testenv.Must(t, bootOnly(poolDir(mnt)))
+	testenv.Must(t, slot.Remount())
 	img, err := slot.Content()
-	must(t, err)
-	must(t, slot.Unmount())
+	testenv.Must(t, err)
+	testenv.Must(t, slot.Unmount())
 
 	ops := viewOps()
 	old := map[string][]byte{}
@@ -182,7 +180,7 @@ func TestCrashView(t *testing.T) {
 		plan.Max = n / 8
 	}
 	states, err := plan.States()
-	must(t, err)
+	testenv.Must(t, err)
 	tab, b, n := &table{}, newBudget(t, 3*time.Second), 0
 	for st := range states {
 		acked := -1
@@ -204,28 +202,28 @@ func TestCrashView(t *testing.T) {
 func recordView(t *testing.T, img *crashdisk.Image, ops []viewOp) (crashdisk.Plan, int) {
 	t.Helper()
 	rec, err := crashdisk.Record(img)
-	must(t, err)
+	testenv.Must(t, err)
 	defer func() {
 		if err := rec.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
 	mnt, err := rec.Mount()
-	must(t, err)
+	testenv.Must(t, err)
 	view := viewDir(t)
-	must(t, rec.Step("mount", limit, func() error { mountView(view)(t, poolDir(mnt)); return syncfs(mnt) }))
-	must(t, rec.Mark("mounted"))
+	testenv.Must(t, rec.Step("mount", limit, func() error { mountView(view)(t, poolDir(mnt)); return syncfs(mnt) }))
+	testenv.Must(t, rec.Mark("mounted"))
 	before, err := rec.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	for i, op := range ops {
 		if err := rec.Step(op.name, limit, func() error { return op.do(view) }); err != nil {
 			t.Errorf("%s: %v", op.name, err)
 		}
-		must(t, rec.Mark(fmt.Sprintf("ack %d", i)))
+		testenv.Must(t, rec.Mark(fmt.Sprintf("ack %d", i)))
 	}
-	must(t, rec.Step("umount", limit, func() error { umountView(view)(t, poolDir(mnt)); return nil }))
+	testenv.Must(t, rec.Step("umount", limit, func() error { umountView(view)(t, poolDir(mnt)); return nil }))
 	all, err := rec.Ops()
-	must(t, err)
+	testenv.Must(t, err)
 	return crashdisk.Plan{Base: img, Ops: all, From: len(before), Seed: 3}, len(before)
 }
 

@@ -7,7 +7,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -15,35 +14,7 @@ import (
 	"github.com/btrovl/btrovl/integration/testenv"
 )
 
-func TestMain(m *testing.M) {
-	code := testenv.Code(m)
-	if program.dir != "" {
-		os.RemoveAll(program.dir)
-	}
-	os.Exit(code)
-}
-
-var program struct {
-	sync.Once
-	dir, path string
-	err       error
-}
-
-// btrovl returns the path of the program, built from this checkout.
-func btrovl(t testing.TB) string {
-	t.Helper()
-	program.Do(func() {
-		if program.dir, program.err = os.MkdirTemp("", "btrovl-inittest-"); program.err != nil {
-			return
-		}
-		program.path = filepath.Join(program.dir, "btrovl")
-		_, program.err = command(5*time.Minute, []string{"CGO_ENABLED=0"}, "go", "build", "-o", program.path, "github.com/btrovl/btrovl/cmd/btrovl")
-	})
-	if program.err != nil {
-		t.Fatal(program.err)
-	}
-	return program.path
-}
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // command runs a program with a time limit. Its output goes to a file, so that a
 // daemon that it leaves behind keeps nobody waiting.
@@ -69,21 +40,14 @@ func command(limit time.Duration, env []string, name string, args ...string) (st
 	return string(b), err
 }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // pool makes a pool on btrfs and returns its path and a function that runs btrovl on it.
 func pool(t testing.TB) (dir string, run func(args ...string) string) {
 	t.Helper()
 	dir = filepath.Join(testenv.Btrfs(t), "pool")
 	run = func(args ...string) string {
 		t.Helper()
-		out, err := command(2*time.Minute, poolEnv(dir), btrovl(t), args...)
-		must(t, err)
+		out, err := command(2*time.Minute, poolEnv(dir), testenv.Program(t), args...)
+		testenv.Must(t, err)
 		return out
 	}
 	run("init", dir)

@@ -24,22 +24,22 @@ func TestNotify(t *testing.T) {
 	testenv.FUSE(t)
 	dir, run := pool(t)
 	tree := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(tree, "f"), []byte("x"), 0o644))
+	testenv.Must(t, os.WriteFile(filepath.Join(tree, "f"), []byte("x"), 0o644))
 	run("base", "import", "1", tree)
 	mnt := testenv.Dir(t)
 	addr := filepath.Join(t.TempDir(), "notify")
 	sock, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: addr, Net: "unixgram"})
-	must(t, err)
+	testenv.Must(t, err)
 	defer sock.Close()
 
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
-	must(t, err)
+	testenv.Must(t, err)
 	defer log.Close()
-	cmd := exec.Command(btrovl(t), "mount", "--foreground", mnt)
+	cmd := exec.Command(testenv.Program(t), "mount", "--foreground", mnt)
 	cmd.Env = append(os.Environ(), append(poolEnv(dir), "NOTIFY_SOCKET="+addr, "WATCHDOG_USEC=600000")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	must(t, cmd.Start())
+	testenv.Must(t, cmd.Start())
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	ended := false
@@ -54,12 +54,12 @@ func TestNotify(t *testing.T) {
 	hear := func(limit time.Duration) string {
 		t.Helper()
 		b := make([]byte, 4096)
-		must(t, sock.SetReadDeadline(time.Now().Add(limit)))
+		testenv.Must(t, sock.SetReadDeadline(time.Now().Add(limit)))
 		n, err := sock.Read(b)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return ""
 		}
-		must(t, err)
+		testenv.Must(t, err)
 		return string(b[:n])
 	}
 	const patience = time.Minute
@@ -90,7 +90,7 @@ func TestNotify(t *testing.T) {
 		t.Errorf("%q after it answers again", m)
 	}
 
-	must(t, cmd.Process.Signal(unix.SIGTERM))
+	testenv.Must(t, cmd.Process.Signal(unix.SIGTERM))
 	for {
 		m := hear(patience)
 		if m == "STOPPING=1" {
@@ -103,7 +103,7 @@ func TestNotify(t *testing.T) {
 	select {
 	case err := <-done:
 		ended = true
-		must(t, err)
+		testenv.Must(t, err)
 	case <-time.After(patience):
 		t.Error("it does not end")
 	}
@@ -114,14 +114,14 @@ func TestNotify(t *testing.T) {
 func deadMount(t testing.TB, dir string) (undo func()) {
 	t.Helper()
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	must(t, err)
-	must(t, unix.Mount("dead", dir, "fuse", 0, "fd="+strconv.Itoa(fd)+",rootmode=40000,user_id=0,group_id=0"))
+	testenv.Must(t, err)
+	testenv.Must(t, unix.Mount("dead", dir, "fuse", 0, "fd="+strconv.Itoa(fd)+",rootmode=40000,user_id=0,group_id=0"))
 	gone := false
 	undo = func() {
 		if !gone {
 			gone = true
 			unix.Close(fd) // whoever waits for an answer gets an error
-			must(t, unix.Unmount(dir, unix.MNT_DETACH))
+			testenv.Must(t, unix.Unmount(dir, unix.MNT_DETACH))
 		}
 	}
 	t.Cleanup(undo)

@@ -13,7 +13,7 @@ import (
 // scripts returns every shell script below integration.
 func scripts(t *testing.T) []string {
 	var out []string
-	must(t, filepath.WalkDir("..", func(p string, d os.DirEntry, err error) error {
+	testenv.Must(t, filepath.WalkDir("..", func(p string, d os.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
@@ -52,8 +52,8 @@ func TestShellcheck(t *testing.T) {
 // install.sh puts everything where init systems look, and the units refer to it.
 func TestInstallAndUnits(t *testing.T) {
 	dest := t.TempDir()
-	out, err := command(time.Minute, nil, "sh", "../install.sh", btrovl(t), dest, "/usr/local")
-	must(t, err)
+	out, err := command(time.Minute, nil, "sh", "../install.sh", testenv.Program(t), dest, "/usr/local")
+	testenv.Must(t, err)
 	for _, f := range []string{
 		"usr/local/bin/btrovl", "sbin/mount.btrovl", "usr/lib/btrovl/health",
 		"usr/lib/systemd/system/btrovl-mount@.service", "usr/lib/systemd/system/btrovl-mark-good.service",
@@ -65,7 +65,7 @@ func TestInstallAndUnits(t *testing.T) {
 		}
 	}
 	unit, err := os.ReadFile(filepath.Join(dest, "usr/lib/systemd/system/btrovl-mount@.service"))
-	must(t, err)
+	testenv.Must(t, err)
 	if !strings.Contains(string(unit), "ExecStart=/usr/local/bin/btrovl mount") {
 		t.Error("the unit does not start the program where it was installed")
 	}
@@ -74,21 +74,21 @@ func TestInstallAndUnits(t *testing.T) {
 		tool := testenv.Command(t, "systemd-analyze")
 		// The units as they would be on a machine: programs exist, references resolve.
 		root := t.TempDir()
-		_, err := command(time.Minute, nil, "sh", "../install.sh", btrovl(t), root, "/usr")
-		must(t, err)
+		_, err := command(time.Minute, nil, "sh", "../install.sh", testenv.Program(t), root, "/usr")
+		testenv.Must(t, err)
 		dir := filepath.Join(root, "usr/lib/systemd/system")
 		units, _ := filepath.Glob(dir + "/*.service")
 		var args []string
 		for _, u := range units {
 			b, err := os.ReadFile(u)
-			must(t, err)
+			testenv.Must(t, err)
 			text := strings.NewReplacer("/usr/bin/btrovl", root+"/usr/bin/btrovl", "/usr/lib/btrovl", root+"/usr/lib/btrovl").Replace(string(b))
-			must(t, os.WriteFile(u, []byte(text), 0o644))
+			testenv.Must(t, os.WriteFile(u, []byte(text), 0o644))
 			name := u
 			if strings.Contains(u, "@.") { // an instance
 				name = strings.Replace(u, "@.", "@mnt-view.", 1)
-				must(t, os.WriteFile(name, []byte(text), 0o644))
-				must(t, os.Remove(u))
+				testenv.Must(t, os.WriteFile(name, []byte(text), 0o644))
+				testenv.Must(t, os.Remove(u))
 			}
 			args = append(args, name)
 		}
@@ -127,8 +127,8 @@ func TestHealthScript(t *testing.T) {
 			log := filepath.Join(dir, "log")
 			script := func(name, body string) string {
 				p := filepath.Join(dir, name)
-				must(t, os.MkdirAll(filepath.Dir(p), 0o755))
-				must(t, os.WriteFile(p, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
+				testenv.Must(t, os.MkdirAll(filepath.Dir(p), 0o755))
+				testenv.Must(t, os.WriteFile(p, []byte("#!/bin/sh\n"+body+"\n"), 0o755))
 				return p
 			}
 			prog := script("btrovl", `if [ "$1" = status ]; then echo '{ "deployment": {}, "trial" : `+tt.trial+` }'; else echo "$*" >>$LOG; fi`)
@@ -136,7 +136,7 @@ func TestHealthScript(t *testing.T) {
 			for name, body := range tt.checks {
 				script("health.d/"+name, body)
 			}
-			must(t, os.MkdirAll(dir+"/health.d/not-a-file", 0o755))
+			testenv.Must(t, os.MkdirAll(dir+"/health.d/not-a-file", 0o755))
 			_, err := command(time.Minute, []string{"LOG=" + log, "BTROVL=" + prog, "BTROVL_REBOOT=" + reboot,
 				"BTROVL_HEALTH_D=" + dir + "/health.d"}, "../init/systemd/health", tt.verb)
 			if (err != nil) != tt.fails {

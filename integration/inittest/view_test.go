@@ -75,8 +75,8 @@ func TestEnterView(t *testing.T) {
 	}
 	dir, run := pool(t)
 	start := time.Now()
-	_, err := command(3*time.Minute, append(poolEnv(dir), "BTROVL="+btrovl(t)), "sh", "-c", hostTree)
-	must(t, err)
+	_, err := command(3*time.Minute, append(poolEnv(dir), "BTROVL="+testenv.Program(t)), "sh", "-c", hostTree)
+	testenv.Must(t, err)
 	t.Logf("imported the host in %v", time.Since(start).Round(time.Millisecond))
 	run("overlay", "add", "system", "--path", "/")
 	run("overlay", "add", "home", "--path", "/home")
@@ -84,7 +84,7 @@ func TestEnterView(t *testing.T) {
 	run("mount", view)
 	out, err := command(2*time.Minute, nil, "unshare", "--mount", "--propagation", "private", "sh", "-c", visit, "visit", view)
 	t.Log("\n" + out)
-	must(t, err)
+	testenv.Must(t, err)
 	for _, want := range []string{"shell: 42", "guest: 1000", "back: fuse"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("the visit did not say %q", want)
@@ -96,7 +96,7 @@ func TestEnterView(t *testing.T) {
 		t.Errorf("/etc/btrovl-visit: %q, %v", b, err)
 	}
 	st, err := os.Stat(view + "/home/guest/file")
-	must(t, err)
+	testenv.Must(t, err)
 	if uid := st.Sys().(*syscall.Stat_t).Uid; uid != 1000 {
 		t.Errorf("the guest's file belongs to %d", uid)
 	}
@@ -108,17 +108,17 @@ func TestMountHelper(t *testing.T) {
 	testenv.FUSE(t)
 	dir, run := pool(t)
 	tree := t.TempDir()
-	must(t, os.WriteFile(tree+"/hello", []byte("from the base"), 0o644))
+	testenv.Must(t, os.WriteFile(tree+"/hello", []byte("from the base"), 0o644))
 	run("base", "import", "1", tree)
 	run("overlay", "add", "system", "--path", "/")
-	helper := filepath.Join(filepath.Dir(btrovl(t)), "mount.btrovl")
+	helper := filepath.Join(filepath.Dir(testenv.Program(t)), "mount.btrovl")
 	if _, err := os.Lstat(helper); err != nil {
-		must(t, os.Symlink("btrovl", helper))
+		testenv.Must(t, os.Symlink("btrovl", helper))
 	}
 	view := testenv.Dir(t)
 	// As mount(8) calls it.
 	_, err := command(2*time.Minute, []string{"BTROVL_CONFIG=/nonexistent"}, helper, dir, view, "-o", "rw,nosuid,x-systemd.automount")
-	must(t, err)
+	testenv.Must(t, err)
 	b, err := os.ReadFile(view + "/hello")
 	if err != nil || string(b) != "from the base" {
 		t.Errorf("the view shows %q, %v", b, err)

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -16,42 +14,7 @@ import (
 	"github.com/btrovl/btrovl/integration/testenv"
 )
 
-func TestMain(m *testing.M) {
-	code := testenv.Code(m)
-	if program.dir != "" {
-		os.RemoveAll(program.dir)
-	}
-	os.Exit(code)
-}
-
-var program struct {
-	sync.Once
-	dir string
-	err error
-}
-
-// btrovl returns the path of the program, built from this checkout, which every user can run.
-func btrovl(t testing.TB) string {
-	t.Helper()
-	program.Do(func() {
-		if program.dir, program.err = os.MkdirTemp("", "btrovl-trusttest-"); program.err != nil {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-		defer cancel()
-		cmd := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(program.dir, "btrovl"), "github.com/btrovl/btrovl/cmd/btrovl")
-		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := cmd.CombinedOutput()
-		program.err = errors.Join(err, os.Chmod(program.dir, 0o755))
-		if err != nil {
-			program.err = errors.New(string(out))
-		}
-	})
-	if program.err != nil {
-		t.Fatal(program.err)
-	}
-	return filepath.Join(program.dir, "btrovl")
-}
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // nobody is a user without any rights.
 const nobody = 65534
@@ -81,20 +44,11 @@ func output(t testing.TB, uid uint32, pool string, argv ...string) (int, string)
 // must runs the program as root.
 func must(t testing.TB, pool string, args ...string) string {
 	t.Helper()
-	code, out := output(t, 0, pool, append([]string{btrovl(t)}, args...)...)
+	code, out := output(t, 0, pool, append([]string{testenv.Program(t)}, args...)...)
 	if code != 0 {
 		t.Fatalf("btrovl %s: exit code %d\n%s", strings.Join(args, " "), code, out)
 	}
 	return out
-}
-
-func ok(t testing.TB, errs ...error) {
-	t.Helper()
-	for _, err := range errs {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // patience bounds a command; only a hang reaches it.

@@ -86,11 +86,11 @@ func measured(t testing.TB, l *limit, pool string, args ...string) int64 {
 	if l != nil {
 		procs = l.procs
 	}
-	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, procs, btrovl(t)}, args...)...)
+	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", `echo $$ >"$0" && exec "$@"`, procs, testenv.Program(t)}, args...)...)
 	cmd.Env = append(os.Environ(), "BTROVL_POOL="+pool, "BTROVL_CONFIG=/nonexistent/btrovl", "GOMEMLIMIT=off", "GOGC=100")
 	var said strings.Builder
 	cmd.Stdout, cmd.Stderr = &said, &said
-	ok(t, cmd.Start())
+	testenv.Must(t, cmd.Start())
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
 	var high int64
@@ -121,7 +121,7 @@ func measured(t testing.TB, l *limit, pool string, args ...string) int64 {
 func largeFile(t testing.TB, path string, size int64) {
 	t.Helper()
 	f, err := os.Create(path)
-	ok(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	block := make([]byte, 64<<10)
 	rand.New(rand.NewSource(1)).Read(block[:8<<10])
@@ -130,7 +130,7 @@ func largeFile(t testing.TB, path string, size int64) {
 			binary.LittleEndian.PutUint64(block[i:], uint64(at)+uint64(i))
 		}
 		_, err := f.Write(block[:min(int64(len(block)), size-at)])
-		ok(t, err)
+		testenv.Must(t, err)
 	}
 }
 
@@ -144,17 +144,17 @@ func TestMemoryOfUpdate(t *testing.T) {
 	}
 	dir := testenv.NewBtrfs(t, 4*size+2<<30)
 	one, two := filepath.Join(dir, "1"), filepath.Join(dir, "2")
-	ok(t, os.Mkdir(one, 0o755), os.WriteFile(filepath.Join(one, "small"), []byte("one"), 0o644))
+	testenv.Must(t, os.Mkdir(one, 0o755), os.WriteFile(filepath.Join(one, "small"), []byte("one"), 0o644))
 	largeFile(t, filepath.Join(one, "large"), size)
 	// The second state: the same file with a hundred places changed, and moved.
 	testenv.Run(t, "cp", "-a", "--reflink=always", one, two)
 	f, err := os.OpenFile(filepath.Join(two, "large"), os.O_WRONLY, 0)
-	ok(t, err)
+	testenv.Must(t, err)
 	for i := range int64(100) {
 		_, err := f.WriteAt([]byte("changed"), size/100*i)
-		ok(t, err)
+		testenv.Must(t, err)
 	}
-	ok(t, f.Close(), os.Rename(filepath.Join(two, "large"), filepath.Join(two, "moved")), unix.Chmod(filepath.Join(two, "small"), 0o600))
+	testenv.Must(t, f.Close(), os.Rename(filepath.Join(two, "large"), filepath.Join(two, "moved")), unix.Chmod(filepath.Join(two, "small"), 0o600))
 
 	key := filepath.Join(dir, "k")
 	must(t, "", "bundle", "keygen", key, "--no-password")
@@ -179,7 +179,7 @@ func TestMemoryOfUpdate(t *testing.T) {
 			if high == 0 {
 				t.Error("nothing was measured")
 			}
-			ok(t, os.Remove(file))
+			testenv.Must(t, os.Remove(file))
 		}
 		testenv.RemoveTree(pool)
 	}
@@ -200,10 +200,10 @@ func TestMemoryOfManyFiles(t *testing.T) {
 	for i := range files {
 		sub := filepath.Join(one, strconv.Itoa(i/500))
 		if i%500 == 0 {
-			ok(t, os.MkdirAll(sub, 0o755))
+			testenv.Must(t, os.MkdirAll(sub, 0o755))
 		}
 		noise.Read(content)
-		ok(t, os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), content, 0o644))
+		testenv.Must(t, os.WriteFile(filepath.Join(sub, strconv.Itoa(i)), content, 0o644))
 	}
 	key, pool, file := filepath.Join(dir, "k"), filepath.Join(dir, "pool"), filepath.Join(dir, "bundle")
 	must(t, "", "bundle", "keygen", key, "--no-password")
@@ -229,7 +229,7 @@ func slow(t testing.TB, dir string) {
 	const knob = "/sys/fs/cgroup/blkio/blkio.throttle.write_bps_device"
 	dev := strings.TrimSpace(testenv.Run(t, "findmnt", "-no", "SOURCE", "-T", dir))
 	var st unix.Stat_t
-	ok(t, unix.Stat(dev, &st))
+	testenv.Must(t, unix.Stat(dev, &st))
 	say := func(bps int64) error {
 		return os.WriteFile(knob, fmt.Appendf(nil, "%d:%d %d", unix.Major(st.Rdev), unix.Minor(st.Rdev), bps), 0o644)
 	}
@@ -237,7 +237,7 @@ func slow(t testing.TB, dir string) {
 		t.Logf("the disk is as fast as it is: %v", err)
 		return
 	}
-	t.Cleanup(func() { ok(t, say(0)) })
+	t.Cleanup(func() { testenv.Must(t, say(0)) })
 }
 
 // stated is the memory that a bundle's manifest states.
@@ -246,6 +246,6 @@ func stated(t testing.TB, file string) int64 {
 	var info struct {
 		Manifest struct{ Apply struct{ Memory int64 } }
 	}
-	ok(t, json.Unmarshal([]byte(must(t, "", "bundle", "info", "--json", file)), &info))
+	testenv.Must(t, json.Unmarshal([]byte(must(t, "", "bundle", "info", "--json", file)), &info))
 	return info.Manifest.Apply.Memory
 }

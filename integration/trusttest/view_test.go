@@ -23,20 +23,20 @@ var netRaw = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 func privileged(t testing.TB, tree string) {
 	t.Helper()
 	cat, err := os.ReadFile(testenv.Command(t, "cat"))
-	ok(t, err, os.MkdirAll(filepath.Join(tree, "bin"), 0o755))
+	testenv.Must(t, err, os.MkdirAll(filepath.Join(tree, "bin"), 0o755))
 	for name, mode := range map[string]uint32{"plain": 0o755, "setuid": 0o4755, "setgid": 0o2755, "caps": 0o755, "loose": 0o4777, "private": 0o4700} {
 		path := filepath.Join(tree, "bin", name)
-		ok(t, os.WriteFile(path, cat, 0o755), unix.Chmod(path, mode))
+		testenv.Must(t, os.WriteFile(path, cat, 0o755), unix.Chmod(path, mode))
 	}
-	ok(t, unix.Setxattr(filepath.Join(tree, "bin/caps"), "security.capability", netRaw, 0))
+	testenv.Must(t, unix.Setxattr(filepath.Join(tree, "bin/caps"), "security.capability", netRaw, 0))
 	for _, d := range []struct {
 		name string
 		mode uint32
 	}{{"secret", 0o700}, {"tmp", 0o1777}, {"etc", 0o755}, {"mine", 0o755}} {
 		path := filepath.Join(tree, d.name)
-		ok(t, os.Mkdir(path, 0o755), os.WriteFile(filepath.Join(path, "file"), []byte("root's"), 0o644), unix.Chmod(path, d.mode))
+		testenv.Must(t, os.Mkdir(path, 0o755), os.WriteFile(filepath.Join(path, "file"), []byte("root's"), 0o644), unix.Chmod(path, d.mode))
 	}
-	ok(t, os.WriteFile(filepath.Join(tree, "shadow"), []byte("root's"), 0o600),
+	testenv.Must(t, os.WriteFile(filepath.Join(tree, "shadow"), []byte("root's"), 0o600),
 		os.WriteFile(filepath.Join(tree, "open"), []byte("anybody's"), 0o666), unix.Chmod(filepath.Join(tree, "open"), 0o666),
 		os.Chown(filepath.Join(tree, "mine"), nobody, nobody))
 	// An ACL that lets nobody read what the mode does not: user::rw-, user:65534:r--, group::---, mask::r--, other::---
@@ -44,7 +44,7 @@ func privileged(t testing.TB, tree string) {
 	for _, e := range [][3]uint32{{1, 6, 1<<32 - 1}, {2, 4, nobody}, {4, 0, 1<<32 - 1}, {16, 4, 1<<32 - 1}, {32, 0, 1<<32 - 1}} {
 		acl = append(acl, byte(e[0]), 0, byte(e[1]), 0, byte(e[2]), byte(e[2]>>8), byte(e[2]>>16), byte(e[2]>>24))
 	}
-	ok(t, os.WriteFile(filepath.Join(tree, "acl"), []byte("for nobody"), 0o640),
+	testenv.Must(t, os.WriteFile(filepath.Join(tree, "acl"), []byte("for nobody"), 0o640),
 		unix.Setxattr(filepath.Join(tree, "acl"), "system.posix_acl_access", acl, 0))
 }
 
@@ -61,14 +61,14 @@ func TestViewGivesTheRightsOfTheBase(t *testing.T) {
 	sh := testenv.Command(t, "sh")
 	dir, mounts := testenv.Btrfs(t), testenv.Dir(t)
 	pool, tree, native, view := filepath.Join(dir, "pool"), filepath.Join(dir, "tree"), filepath.Join(mounts, "native"), filepath.Join(mounts, "view")
-	ok(t, os.Mkdir(tree, 0o755), os.Mkdir(native, 0o755), os.Mkdir(view, 0o755))
+	testenv.Must(t, os.Mkdir(tree, 0o755), os.Mkdir(native, 0o755), os.Mkdir(view, 0o755))
 	privileged(t, tree)
 	must(t, pool, "init", pool)
 	must(t, pool, "base", "import", "1", tree)
 	must(t, pool, "overlay", "add", "system", "--path", "/")
 	must(t, pool, "mount", view)
 	t.Cleanup(func() { must(t, pool, "umount", "--lazy", view) })
-	ok(t, unix.Mount(tree, native, "", unix.MS_BIND, ""))
+	testenv.Must(t, unix.Mount(tree, native, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { unix.Unmount(native, unix.MNT_DETACH) })
 
 	for _, name := range []string{"plain", "setuid", "setgid", "caps", "loose"} {
@@ -113,7 +113,7 @@ func TestViewGivesTheRightsOfTheBase(t *testing.T) {
 
 	// The process that serves it answers root only, and its socket cannot even be reached.
 	socks, err := filepath.Glob("/run/btrovl/*/*.sock")
-	ok(t, err)
+	testenv.Must(t, err)
 	if len(socks) == 0 {
 		t.Error("no control socket")
 	}
@@ -125,7 +125,7 @@ func TestViewGivesTheRightsOfTheBase(t *testing.T) {
 		}
 	}
 	for _, args := range [][]string{{"status"}, {"umount", view}, {"rollback"}, {"gc"}, {"init", filepath.Join(mounts, "mine")}} {
-		if code, out := output(t, nobody, pool, append([]string{btrovl(t)}, args...)...); code != 3 {
+		if code, out := output(t, nobody, pool, append([]string{testenv.Program(t)}, args...)...); code != 3 {
 			t.Errorf("nobody could run %v: exit code %d\n%s", args, code, out)
 		}
 	}
@@ -133,7 +133,7 @@ func TestViewGivesTheRightsOfTheBase(t *testing.T) {
 
 func marks(t testing.TB, path string) string {
 	var st unix.Stat_t
-	ok(t, unix.Stat(path, &st))
+	testenv.Must(t, unix.Stat(path, &st))
 	caps := make([]byte, 64)
 	n, err := unix.Getxattr(path, "security.capability", caps)
 	return fmt.Sprintf("mode %o, capabilities %x %v", st.Mode, caps[:max(n, 0)], err)
@@ -144,7 +144,7 @@ func TestNosuidView(t *testing.T) {
 	testenv.FUSE(t)
 	dir, mounts := testenv.Btrfs(t), testenv.Dir(t)
 	pool, tree, view := filepath.Join(dir, "pool"), filepath.Join(dir, "tree"), filepath.Join(mounts, "view")
-	ok(t, os.Mkdir(tree, 0o755), os.Mkdir(view, 0o755))
+	testenv.Must(t, os.Mkdir(tree, 0o755), os.Mkdir(view, 0o755))
 	privileged(t, tree)
 	must(t, pool, "init", pool)
 	must(t, pool, "base", "import", "1", tree)
@@ -163,10 +163,10 @@ func TestPoolIsPrivate(t *testing.T) {
 	testenv.Root(t)
 	dir := testenv.Btrfs(t)
 	pool, tree := filepath.Join(dir, "pool"), filepath.Join(dir, "tree")
-	ok(t, os.Mkdir(tree, 0o755), os.WriteFile(filepath.Join(tree, "file"), []byte("x"), 0o666))
+	testenv.Must(t, os.Mkdir(tree, 0o755), os.WriteFile(filepath.Join(tree, "file"), []byte("x"), 0o666))
 	const secret = "correct horse battery staple"
 	password, key := filepath.Join(dir, "password"), filepath.Join(dir, "k")
-	ok(t, os.WriteFile(password, []byte(secret+"\n"), 0o600))
+	testenv.Must(t, os.WriteFile(password, []byte(secret+"\n"), 0o600))
 	var said []string
 	say := func(args ...string) { said = append(said, must(t, pool, args...)) }
 	say("init", pool)
@@ -180,20 +180,20 @@ func TestPoolIsPrivate(t *testing.T) {
 	say("backup", "create")
 	say("status", "--json")
 	// A wrong password, and a right one for a file that is no key: neither is repeated.
-	if code, out := output(t, 0, pool, btrovl(t), "bundle", "create", "--to", "1", "--key", password, "--password-file", password, "-o", key+".2"); code == 0 {
+	if code, out := output(t, 0, pool, testenv.Program(t), "bundle", "create", "--to", "1", "--key", password, "--password-file", password, "-o", key+".2"); code == 0 {
 		t.Error("signed with a password for a key")
 	} else {
 		said = append(said, out)
 	}
 	private, err := os.ReadFile(key + ".key")
-	ok(t, err)
+	testenv.Must(t, err)
 	lines := strings.Split(strings.TrimSpace(string(private)), "\n")
 	for _, s := range []string{secret, lines[len(lines)-1]} {
 		if strings.Contains(strings.Join(said, ""), s) {
 			t.Errorf("%q was printed", s)
 		}
 	}
-	ok(t, filepath.WalkDir(pool, func(path string, d fs.DirEntry, err error) error {
+	testenv.Must(t, filepath.WalkDir(pool, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -236,7 +236,7 @@ func TestPoolIsPrivate(t *testing.T) {
 	}
 	// The secret half of a key is its owner's.
 	st, err := os.Stat(key + ".key")
-	ok(t, err)
+	testenv.Must(t, err)
 	if st.Mode().Perm() != 0o600 {
 		t.Errorf("the secret key has mode %v", st.Mode())
 	}

@@ -18,21 +18,6 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func open(t testing.TB, path string) *os.File {
-	t.Helper()
-	f, err := os.Open(path)
-	must(t, err)
-	t.Cleanup(func() { f.Close() })
-	return f
-}
-
 // show is what btrfs-progs, the peer, says of a subvolume.
 func show(t testing.TB, path, field string) string {
 	t.Helper()
@@ -46,7 +31,7 @@ func show(t testing.TB, path, field string) string {
 }
 
 func TestIsBtrfs(t *testing.T) {
-	is, typ, err := IsBtrfs(open(t, testenv.Btrfs(t)))
+	is, typ, err := IsBtrfs(testenv.Open(t, testenv.Btrfs(t)))
 	if !is || typ != "btrfs" || err != nil {
 		t.Errorf("%v, %q, %v", is, typ, err)
 	}
@@ -65,8 +50,8 @@ func TestIsBtrfs(t *testing.T) {
 
 func TestSubvolumes(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	d := open(t, dir)
-	must(t, CreateSubvolume(d, "s"))
+	d := testenv.Open(t, dir)
+	testenv.Must(t, CreateSubvolume(d, "s"))
 	if err := CreateSubvolume(d, "s"); !errors.Is(err, unix.EEXIST) {
 		t.Errorf("a second time: %v", err)
 	}
@@ -75,14 +60,14 @@ func TestSubvolumes(t *testing.T) {
 			t.Errorf("name %q was accepted", name)
 		}
 	}
-	must(t, os.WriteFile(dir+"/s/f", []byte("content"), 0o644))
-	s := open(t, dir+"/s")
-	must(t, Snapshot(d, "rw", s, false))
-	must(t, Snapshot(d, "ro", s, true))
+	testenv.Must(t, os.WriteFile(dir+"/s/f", []byte("content"), 0o644))
+	s := testenv.Open(t, dir+"/s")
+	testenv.Must(t, Snapshot(d, "rw", s, false))
+	testenv.Must(t, Snapshot(d, "ro", s, true))
 	for name, readonly := range map[string]bool{"s": false, "rw": false, "ro": true} {
-		f := open(t, filepath.Join(dir, name))
+		f := testenv.Open(t, filepath.Join(dir, name))
 		in, err := SubvolumeInfo(f)
-		must(t, err)
+		testenv.Must(t, err)
 		if is, err := IsSubvolume(f); !is || err != nil {
 			t.Errorf("%s is no subvolume: %v", name, err)
 		}
@@ -105,8 +90,8 @@ func TestSubvolumes(t *testing.T) {
 		t.Errorf("writing to a read-only snapshot: %v", err)
 	}
 	// Deleting one in use succeeds, which is why package subvolumes counts users.
-	held := open(t, dir+"/ro/f")
-	must(t, DestroySubvolume(d, "ro"))
+	held := testenv.Open(t, dir+"/ro/f")
+	testenv.Must(t, DestroySubvolume(d, "ro"))
 	buf := make([]byte, 7)
 	if _, err := held.ReadAt(buf, 0); err != nil || string(buf) != "content" {
 		t.Errorf("a deleted subvolume's open file: %q, %v", buf, err)
@@ -118,17 +103,17 @@ func TestSubvolumes(t *testing.T) {
 
 func TestDestroyTree(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	d := open(t, dir)
-	must(t, CreateSubvolume(d, "s"))
-	must(t, os.MkdirAll(dir+"/s/a/b", 0o755))
-	must(t, CreateSubvolume(open(t, dir+"/s/a/b"), "inner"))
-	must(t, os.Mkdir(dir+"/s/a/b/inner/c", 0o755))
-	must(t, CreateSubvolume(open(t, dir+"/s/a/b/inner/c"), "innermost"))
-	must(t, os.Symlink("/", dir+"/s/root"))
+	d := testenv.Open(t, dir)
+	testenv.Must(t, CreateSubvolume(d, "s"))
+	testenv.Must(t, os.MkdirAll(dir+"/s/a/b", 0o755))
+	testenv.Must(t, CreateSubvolume(testenv.Open(t, dir+"/s/a/b"), "inner"))
+	testenv.Must(t, os.Mkdir(dir+"/s/a/b/inner/c", 0o755))
+	testenv.Must(t, CreateSubvolume(testenv.Open(t, dir+"/s/a/b/inner/c"), "innermost"))
+	testenv.Must(t, os.Symlink("/", dir+"/s/root"))
 	if err := DestroySubvolume(d, "s"); !errors.Is(err, unix.ENOTEMPTY) {
 		t.Errorf("with another inside: %v", err)
 	}
-	must(t, DestroyTree(context.Background(), d, "s"))
+	testenv.Must(t, DestroyTree(context.Background(), d, "s"))
 	if _, err := os.Lstat(dir + "/s"); !os.IsNotExist(err) {
 		t.Errorf("it is still there: %v", err)
 	}
@@ -136,52 +121,52 @@ func TestDestroyTree(t *testing.T) {
 
 func TestReceivedAndReadOnly(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	d := open(t, dir)
-	must(t, CreateSubvolume(d, "s"))
-	s := open(t, dir+"/s")
+	d := testenv.Open(t, dir)
+	testenv.Must(t, CreateSubvolume(d, "s"))
+	s := testenv.Open(t, dir+"/s")
 	uuid := UUID{0xab, 1: 0xcd, 15: 0xef}
-	must(t, SetReceived(s, uuid, 4711))
-	must(t, SetReadOnly(s, true))
+	testenv.Must(t, SetReceived(s, uuid, 4711))
+	testenv.Must(t, SetReadOnly(s, true))
 	in, err := SubvolumeInfo(s)
-	must(t, err)
+	testenv.Must(t, err)
 	if in.ReceivedUUID != uuid || in.STransID != 4711 || !in.ReadOnly || show(t, s.Name(), "Received UUID") != uuid.String() {
 		t.Errorf("%+v", in)
 	}
 	// A read-only snapshot keeps it, a writable one loses it.
-	must(t, Snapshot(d, "ro", s, true))
-	must(t, Snapshot(d, "rw", s, false))
+	testenv.Must(t, Snapshot(d, "ro", s, true))
+	testenv.Must(t, Snapshot(d, "rw", s, false))
 	for name, want := range map[string]UUID{"ro": uuid, "rw": {}} {
-		if in, err := SubvolumeInfo(open(t, filepath.Join(dir, name))); err != nil || in.ReceivedUUID != want {
+		if in, err := SubvolumeInfo(testenv.Open(t, filepath.Join(dir, name))); err != nil || in.ReceivedUUID != want {
 			t.Errorf("%s: %+v, %v", name, in, err)
 		}
 	}
-	must(t, SetReadOnly(s, false))
-	must(t, os.WriteFile(dir+"/s/f", nil, 0o644))
+	testenv.Must(t, SetReadOnly(s, false))
+	testenv.Must(t, os.WriteFile(dir+"/s/f", nil, 0o644))
 }
 
 func TestCloneAndExtents(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	content := bytes.Repeat([]byte("0123456789abcdef"), 1<<14) // 256 KiB
-	must(t, os.WriteFile(dir+"/a", content, 0o644))
-	a := open(t, dir+"/a")
+	testenv.Must(t, os.WriteFile(dir+"/a", content, 0o644))
+	a := testenv.Open(t, dir+"/a")
 	b, err := os.Create(dir + "/b")
-	must(t, err)
+	testenv.Must(t, err)
 	defer b.Close()
-	before, err := Exclusive(context.Background(), open(t, dir))
-	must(t, err)
+	before, err := Exclusive(context.Background(), testenv.Open(t, dir))
+	testenv.Must(t, err)
 	if before != uint64(len(content)) {
 		t.Errorf("exclusive %d, want %d", before, len(content))
 	}
-	must(t, Clone(b, a))
-	must(t, CloneRange(b, int64(len(content)), a, 4096, 8192))
+	testenv.Must(t, Clone(b, a))
+	testenv.Must(t, CloneRange(b, int64(len(content)), a, 4096, 8192))
 	got, err := os.ReadFile(dir + "/b")
-	must(t, err)
+	testenv.Must(t, err)
 	if !bytes.Equal(got, append(slices.Clone(content), content[4096:4096+8192]...)) {
 		t.Error("the clone differs")
 	}
 	for _, f := range []*os.File{a, b} {
 		var n uint64
-		must(t, Extents(f, func(e Extent) error {
+		testenv.Must(t, Extents(f, func(e Extent) error {
 			if !e.Shared || e.Inline || e.Delayed || e.Encoded {
 				t.Errorf("%s: %+v", f.Name(), e)
 			}
@@ -192,11 +177,11 @@ func TestCloneAndExtents(t *testing.T) {
 			t.Errorf("%s: extents of %d bytes", f.Name(), n)
 		}
 	}
-	if n, err := Exclusive(context.Background(), open(t, dir)); err != nil || n != 0 {
+	if n, err := Exclusive(context.Background(), testenv.Open(t, dir)); err != nil || n != 0 {
 		t.Errorf("exclusive %d, %v", n, err)
 	}
 	other, err := os.Create(testenv.Dir(t) + "/x")
-	must(t, err)
+	testenv.Must(t, err)
 	defer other.Close()
 	if err := Clone(other, a); !errors.Is(err, unix.EXDEV) {
 		t.Errorf("across file systems: %v", err)
@@ -207,15 +192,15 @@ func TestCloneAndExtents(t *testing.T) {
 func TestExtentsOfManyPieces(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	f, err := os.Create(dir + "/f")
-	must(t, err)
+	testenv.Must(t, err)
 	defer f.Close()
 	const pieces = 300
 	for i := range pieces {
 		_, err := f.WriteAt(bytes.Repeat([]byte{byte(i)}, 4096), int64(i)*8192)
-		must(t, err)
+		testenv.Must(t, err)
 	}
 	n := 0
-	must(t, Extents(f, func(e Extent) error {
+	testenv.Must(t, Extents(f, func(e Extent) error {
 		if e.Logical != uint64(n)*8192 || e.Length != 4096 {
 			t.Errorf("extent %d: %+v", n, e)
 		}
@@ -231,15 +216,15 @@ func TestExtentsOfManyPieces(t *testing.T) {
 // written to its source, while SetReadOnly and SetReceived leave data unwritten.
 func TestSnapshotWritesItsSource(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	d := open(t, dir)
+	d := testenv.Open(t, dir)
 	dirty := func(name string) *os.File {
-		must(t, CreateSubvolume(d, name))
-		must(t, os.WriteFile(filepath.Join(dir, name, "f"), bytes.Repeat([]byte("data"), 1<<15), 0o644))
-		return open(t, filepath.Join(dir, name))
+		testenv.Must(t, CreateSubvolume(d, name))
+		testenv.Must(t, os.WriteFile(filepath.Join(dir, name, "f"), bytes.Repeat([]byte("data"), 1<<15), 0o644))
+		return testenv.Open(t, filepath.Join(dir, name))
 	}
 	// The number of extents in the tree itself: delayed data has none yet.
 	onDisk := func(s *os.File) (n int) {
-		must(t, Search(s, 0, Key{Type: ExtentData}, Key{1 << 62, ExtentData, 1 << 62}, 0, func(it Item) error {
+		testenv.Must(t, Search(s, 0, Key{Type: ExtentData}, Key{1 << 62, ExtentData, 1 << 62}, 0, func(it Item) error {
 			if it.Type == ExtentData {
 				n++
 			}
@@ -248,43 +233,43 @@ func TestSnapshotWritesItsSource(t *testing.T) {
 		return n
 	}
 	a := dirty("a")
-	must(t, SetReceived(a, UUID{1}, 1))
-	must(t, SetReadOnly(a, true))
+	testenv.Must(t, SetReceived(a, UUID{1}, 1))
+	testenv.Must(t, SetReadOnly(a, true))
 	if onDisk(a) != 0 {
 		t.Log("the data was written already; nothing to see")
 	}
 	b := dirty("b")
-	must(t, Snapshot(d, "snap", b, true))
-	if n := onDisk(open(t, dir+"/snap")); n == 0 {
+	testenv.Must(t, Snapshot(d, "snap", b, true))
+	if n := onDisk(testenv.Open(t, dir+"/snap")); n == 0 {
 		t.Error("the snapshot's data is not on disk")
 	}
-	in, err := SubvolumeInfo(open(t, dir+"/snap"))
-	must(t, err)
+	in, err := SubvolumeInfo(testenv.Open(t, dir+"/snap"))
+	testenv.Must(t, err)
 	running, err := StartSync(d)
-	must(t, err)
+	testenv.Must(t, err)
 	if in.OTransID >= running+1 {
 		t.Errorf("the snapshot of generation %d is not committed, %d runs", in.OTransID, running)
 	}
-	must(t, WaitSync(d, running))
-	must(t, WaitSync(d, 0))
-	must(t, Sync(d))
-	must(t, Syncfs(d))
+	testenv.Must(t, WaitSync(d, running))
+	testenv.Must(t, WaitSync(d, 0))
+	testenv.Must(t, Sync(d))
+	testenv.Must(t, Syncfs(d))
 }
 
 func TestSend(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	d := open(t, dir)
-	must(t, CreateSubvolume(d, "s"))
-	must(t, os.WriteFile(dir+"/s/f", bytes.Repeat([]byte("content of a file\n"), 30000), 0o644))
-	s := open(t, dir+"/s")
-	must(t, Snapshot(d, "1", s, true))
-	must(t, os.WriteFile(dir+"/s/g", []byte("new"), 0o644))
-	must(t, os.Rename(dir+"/s/f", dir+"/s/h"))
-	must(t, Snapshot(d, "2", s, true))
-	one, two := open(t, dir+"/1"), open(t, dir+"/2")
+	d := testenv.Open(t, dir)
+	testenv.Must(t, CreateSubvolume(d, "s"))
+	testenv.Must(t, os.WriteFile(dir+"/s/f", bytes.Repeat([]byte("content of a file\n"), 30000), 0o644))
+	s := testenv.Open(t, dir+"/s")
+	testenv.Must(t, Snapshot(d, "1", s, true))
+	testenv.Must(t, os.WriteFile(dir+"/s/g", []byte("new"), 0o644))
+	testenv.Must(t, os.Rename(dir+"/s/f", dir+"/s/h"))
+	testenv.Must(t, Snapshot(d, "2", s, true))
+	one, two := testenv.Open(t, dir+"/1"), testenv.Open(t, dir+"/2")
 	send := func(sub *os.File, o SendOptions) []byte {
 		var b bytes.Buffer
-		must(t, Send(context.Background(), &b, sub, o))
+		testenv.Must(t, Send(context.Background(), &b, sub, o))
 		return b.Bytes()
 	}
 	full := send(one, SendOptions{})
@@ -293,7 +278,7 @@ func TestSend(t *testing.T) {
 		t.Log(out)
 	}
 	peer, err := os.ReadFile(dir + "/peer")
-	must(t, err)
+	testenv.Must(t, err)
 	if !bytes.Equal(full, peer) {
 		t.Errorf("%d bytes, btrfs-progs sends %d others", len(full), len(peer))
 	}
@@ -337,43 +322,43 @@ func (b blocking) Write(p []byte) (int, error) { b.cancel(); <-b.ctx.Done(); ret
 
 func TestInodePaths(t *testing.T) {
 	dir := testenv.Btrfs(t)
-	must(t, CreateSubvolume(open(t, dir), "s"))
-	must(t, os.MkdirAll(dir+"/s/d/e", 0o755))
-	must(t, os.WriteFile(dir+"/s/d/f", nil, 0o644))
-	must(t, os.Link(dir+"/s/d/f", dir+"/s/d/e/g"))
+	testenv.Must(t, CreateSubvolume(testenv.Open(t, dir), "s"))
+	testenv.Must(t, os.MkdirAll(dir+"/s/d/e", 0o755))
+	testenv.Must(t, os.WriteFile(dir+"/s/d/f", nil, 0o644))
+	testenv.Must(t, os.Link(dir+"/s/d/f", dir+"/s/d/e/g"))
 	var st unix.Stat_t
-	must(t, unix.Stat(dir+"/s/d/f", &st))
-	paths, err := InodePaths(open(t, dir+"/s"), uint64(st.Ino))
-	must(t, err)
+	testenv.Must(t, unix.Stat(dir+"/s/d/f", &st))
+	paths, err := InodePaths(testenv.Open(t, dir+"/s"), uint64(st.Ino))
+	testenv.Must(t, err)
 	slices.Sort(paths)
 	if !slices.Equal(paths, []string{"d/e/g", "d/f"}) {
 		t.Errorf("%q", paths)
 	}
 	for i := range 200 {
-		must(t, os.Link(dir+"/s/d/f", dir+"/s/d/"+strings.Repeat("x", 100)+string(rune('a'+i%26))+strings.Repeat("y", i/26)))
+		testenv.Must(t, os.Link(dir+"/s/d/f", dir+"/s/d/"+strings.Repeat("x", 100)+string(rune('a'+i%26))+strings.Repeat("y", i/26)))
 	}
-	paths, err = InodePaths(open(t, dir+"/s"), uint64(st.Ino))
+	paths, err = InodePaths(testenv.Open(t, dir+"/s"), uint64(st.Ino))
 	if err != nil || len(paths) != 202 {
 		t.Errorf("%d paths, %v", len(paths), err)
 	}
-	if _, err := InodePaths(open(t, dir+"/s"), 1<<40); !errors.Is(err, unix.ENOENT) {
+	if _, err := InodePaths(testenv.Open(t, dir+"/s"), 1<<40); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("an inode that is not there: %v", err)
 	}
 }
 
 func TestUsage(t *testing.T) {
 	mnt := testenv.NewBtrfs(t, 1<<30)
-	d := open(t, mnt)
+	d := testenv.Open(t, mnt)
 	sp, err := Usage(d)
-	must(t, err)
+	testenv.Must(t, err)
 	if sp.Total != 1<<30 || sp.Free < 800<<20 || sp.Free > sp.Total || sp.MetadataUsed == 0 ||
 		sp.MetadataUsed > sp.MetadataTotal || sp.Unallocated == 0 || sp.Unallocated > sp.Total {
 		t.Errorf("%+v", sp)
 	}
-	must(t, os.WriteFile(mnt+"/f", make([]byte, 100<<20), 0o644))
-	must(t, Syncfs(d))
+	testenv.Must(t, os.WriteFile(mnt+"/f", make([]byte, 100<<20), 0o644))
+	testenv.Must(t, Syncfs(d))
 	after, err := Usage(d)
-	must(t, err)
+	testenv.Must(t, err)
 	if used := sp.Free - after.Free; used < 90<<20 || used > 200<<20 {
 		t.Errorf("100 MiB written, %d bytes less", used)
 	}
@@ -381,7 +366,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("node size %d, %v", n, err)
 	}
 	id, err := FilesystemUUID(d)
-	must(t, err)
+	testenv.Must(t, err)
 	if want := testenv.Run(t, "findmnt", "-no", "UUID", mnt); id.String() != strings.TrimSpace(want) {
 		t.Errorf("fsid %s, want %s", id, want)
 	}

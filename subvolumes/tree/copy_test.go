@@ -27,7 +27,7 @@ func sameTree(t *testing.T, a, b string) {
 	da, _ := digest(t, a)
 	db, _ := digest(t, b)
 	if da != db {
-		Diff(context.Background(), openDir(t, a), openDir(t, b), func(path string, kind Kind) error {
+		Diff(context.Background(), testenv.Open(t, a), testenv.Open(t, b), func(path string, kind Kind) error {
 			t.Errorf("%s: %s", kind, path)
 			return nil
 		})
@@ -37,7 +37,7 @@ func sameTree(t *testing.T, a, b string) {
 
 func diskBytes(t *testing.T, path string) int64 {
 	var st unix.Stat_t
-	must(t, unix.Lstat(path, &st))
+	testenv.Must(t, unix.Lstat(path, &st))
 	return st.Blocks * 512
 }
 
@@ -48,8 +48,8 @@ func TestCopy(t *testing.T) {
 	fixture(t, dir+"/src", true)
 	for name, dst := range map[string]string{"reflink": dir + "/dst", "across file systems": elsewhere + "/dst"} {
 		t.Run(name, func(t *testing.T) {
-			stats, err := Copy(context.Background(), mkdir(t, dst), openDir(t, dir+"/src"), CopyOptions{})
-			must(t, err)
+			stats, err := Copy(context.Background(), mkdir(t, dst), testenv.Open(t, dir+"/src"), CopyOptions{})
+			testenv.Must(t, err)
 			_, want := digest(t, dir+"/src")
 			if stats != want {
 				t.Errorf("stats %+v, want %+v", stats, want)
@@ -66,12 +66,12 @@ func TestCopy(t *testing.T) {
 	})
 	t.Run("from a file system without attributes", func(t *testing.T) {
 		back := dir + "/back"
-		_, err := Copy(context.Background(), mkdir(t, back), openDir(t, elsewhere+"/dst"), CopyOptions{Jobs: 1})
-		must(t, err)
+		_, err := Copy(context.Background(), mkdir(t, back), testenv.Open(t, elsewhere+"/dst"), CopyOptions{Jobs: 1})
+		testenv.Must(t, err)
 		sameTree(t, dir+"/src", back)
 	})
 	t.Run("not into a full directory", func(t *testing.T) {
-		_, err := Copy(context.Background(), openDir(t, dir+"/dst"), openDir(t, dir+"/src"), CopyOptions{})
+		_, err := Copy(context.Background(), testenv.Open(t, dir+"/dst"), testenv.Open(t, dir+"/src"), CopyOptions{})
 		if !errors.Is(err, unix.ENOTEMPTY) {
 			t.Error(err)
 		}
@@ -82,11 +82,11 @@ func TestCopyNoChecksums(t *testing.T) {
 	// A file without checksums cannot be reflinked to one with: EINVAL.
 	dir := testenv.Btrfs(t)
 	src := mkdir(t, dir+"/src")
-	must(t, os.WriteFile(dir+"/src/nocow", nil, 0o644))
+	testenv.Must(t, os.WriteFile(dir+"/src/nocow", nil, 0o644))
 	testenv.Run(t, "chattr", "+C", dir+"/src/nocow")
-	must(t, os.WriteFile(dir+"/src/nocow", bytes.Repeat([]byte("data"), 9999), 0o644))
+	testenv.Must(t, os.WriteFile(dir+"/src/nocow", bytes.Repeat([]byte("data"), 9999), 0o644))
 	_, err := Copy(context.Background(), mkdir(t, dir+"/dst"), src, CopyOptions{})
-	must(t, err)
+	testenv.Must(t, err)
 	a, _ := digest(t, dir+"/src")
 	if b, _ := digest(t, dir+"/dst"); a != b {
 		t.Error("the copy differs")
@@ -112,7 +112,7 @@ func TestExtractWhatTarWrites(t *testing.T) {
 			file := filepath.Join(dir, name)
 			testenv.Run(t, "tar", append(append([]string{"-C", dir + "/src", "-cf", file}, args...), append(all, ".")...)...)
 			f, err := os.Open(file)
-			must(t, err)
+			testenv.Must(t, err)
 			defer f.Close()
 			st, _ := f.Stat()
 			var done int64
@@ -120,7 +120,7 @@ func TestExtractWhatTarWrites(t *testing.T) {
 			stats, err := Extract(context.Background(), mkdir(t, dst), f, ExtractOptions{
 				Progress: func(d, _ int64) { done = d }, Total: st.Size(),
 			})
-			must(t, err)
+			testenv.Must(t, err)
 			if done != st.Size() {
 				t.Errorf("progress ends at %d of %d bytes", done, st.Size())
 			}
@@ -144,10 +144,10 @@ func TestExtractWhatTarWrites(t *testing.T) {
 		mkdir(t, dir+"/gnu")
 		testenv.Run(t, "tar", "-C", dir+"/gnu", "-xpf", dir+"/gnu.tar", "--numeric-owner")
 		f, err := os.Open(dir + "/gnu.tar")
-		must(t, err)
+		testenv.Must(t, err)
 		defer f.Close()
 		_, err = Extract(context.Background(), mkdir(t, dir+"/ours-gnu"), f, ExtractOptions{})
-		must(t, err)
+		testenv.Must(t, err)
 		sameTree(t, dir+"/gnu", dir+"/ours-gnu")
 	})
 }
@@ -169,13 +169,13 @@ func archive(t testing.TB, headers ...tar.Header) []byte {
 		if h.Typeflag == tar.TypeReg {
 			h.Size = int64(len(content))
 		}
-		must(t, w.WriteHeader(&h))
+		testenv.Must(t, w.WriteHeader(&h))
 		if h.Typeflag == tar.TypeReg {
 			_, err := w.Write([]byte(content))
-			must(t, err)
+			testenv.Must(t, err)
 		}
 	}
-	must(t, w.Close())
+	testenv.Must(t, w.Close())
 	return b.Bytes()
 }
 
@@ -192,8 +192,8 @@ func TestExtractImpliedDirectoriesAndReplacement(t *testing.T) {
 	var sums []Sum
 	for range 2 {
 		dir := testenv.Dir(t)
-		stats, err := Extract(context.Background(), openDir(t, dir), bytes.NewReader(data), ExtractOptions{})
-		must(t, err)
+		stats, err := Extract(context.Background(), testenv.Open(t, dir), bytes.NewReader(data), ExtractOptions{})
+		testenv.Must(t, err)
 		sum, counted := digest(t, dir)
 		if stats != counted {
 			t.Errorf("stats %+v, the tree has %+v", stats, counted)
@@ -252,10 +252,10 @@ func TestExtractRefuses(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			dir := testenv.Dir(t)
 			outside := mkdir(t, dir+"/outside").Name()
-			must(t, os.WriteFile(outside+"/victim", []byte("untouched"), 0o644))
+			testenv.Must(t, os.WriteFile(outside+"/victim", []byte("untouched"), 0o644))
 			before, _ := digest(t, outside)
 			data := bytes.ReplaceAll(c.data, []byte("OUTSIDE"), []byte("../outs")) // of one length
-			must(t, os.Symlink("outside", dir+"/outs"))
+			testenv.Must(t, os.Symlink("outside", dir+"/outs"))
 			_, err := Extract(context.Background(), mkdir(t, dir+"/root"), bytes.NewReader(fixChecksums(data)), c.o)
 			var ae *ArchiveError
 			switch {
@@ -272,11 +272,11 @@ func TestExtractRefuses(t *testing.T) {
 	for _, kind := range []string{"gz", "xz", "zst"} {
 		t.Run("damaged "+kind, func(t *testing.T) {
 			dir := testenv.Dir(t)
-			must(t, os.WriteFile(dir+"/a.tar", archive(t, tar.Header{Name: "f", Uname: randomText()}), 0o644))
+			testenv.Must(t, os.WriteFile(dir+"/a.tar", archive(t, tar.Header{Name: "f", Uname: randomText()}), 0o644))
 			tool := map[string]string{"gz": "gzip", "xz": "xz", "zst": "zstd"}[kind]
 			testenv.Run(t, tool, "-q", dir+"/a.tar")
 			data, err := os.ReadFile(dir + "/a.tar." + kind)
-			must(t, err)
+			testenv.Must(t, err)
 			for _, n := range []int{len(data) / 2, len(data) - 2} {
 				cut := data[:n]
 				if _, err := Extract(context.Background(), mkdir(t, testenv.Dir(t)), bytes.NewReader(cut), ExtractOptions{}); err == nil {
@@ -359,7 +359,7 @@ func FuzzExtract(f *testing.F) {
 		}
 		dir := t.TempDir()
 		outside := mkdir(t, dir+"/outside").Name()
-		must(t, os.WriteFile(outside+"/victim", []byte("untouched"), 0o644))
+		testenv.Must(t, os.WriteFile(outside+"/victim", []byte("untouched"), 0o644))
 		before, _ := digest(t, dir+"/outside")
 		root := mkdir(t, dir+"/root")
 		ctx := context.Background()

@@ -22,10 +22,10 @@ import (
 func TestWalkOrder(t *testing.T) {
 	dir := t.TempDir()
 	for _, p := range []string{"a/b", "a-b", "a.b", "a/B", "Z", "a/b/c", "é"} {
-		must(t, os.MkdirAll(filepath.Join(dir, p), 0o755))
+		testenv.Must(t, os.MkdirAll(filepath.Join(dir, p), 0o755))
 	}
 	walk := func(skip string) (got []string) {
-		must(t, Walk(context.Background(), openDir(t, dir), func(e *Entry, _ Opener) error {
+		testenv.Must(t, Walk(context.Background(), testenv.Open(t, dir), func(e *Entry, _ Opener) error {
 			got = append(got, e.Path)
 			if e.Path == skip && skip != "" {
 				return fs.SkipDir
@@ -48,9 +48,9 @@ func TestWalkStaysInSubvolume(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	testenv.Run(t, "btrfs", "subvolume", "create", dir+"/outer")
 	testenv.Run(t, "btrfs", "subvolume", "create", dir+"/outer/inner")
-	must(t, os.WriteFile(dir+"/outer/inner/secret", nil, 0o644))
+	testenv.Must(t, os.WriteFile(dir+"/outer/inner/secret", nil, 0o644))
 	var got []string
-	must(t, Walk(context.Background(), openDir(t, dir+"/outer"), func(e *Entry, _ Opener) error {
+	testenv.Must(t, Walk(context.Background(), testenv.Open(t, dir+"/outer"), func(e *Entry, _ Opener) error {
 		got = append(got, e.Path)
 		return nil
 	}))
@@ -62,16 +62,16 @@ func TestWalkStaysInSubvolume(t *testing.T) {
 func TestWalkStaysOutOfBindMounts(t *testing.T) {
 	testenv.Root(t)
 	dir := testenv.Dir(t)
-	must(t, os.MkdirAll(dir+"/a/inside", 0o755))
-	must(t, os.Mkdir(dir+"/b", 0o755))
-	must(t, unix.Mount(dir+"/a", dir+"/b", "", unix.MS_BIND, ""))
+	testenv.Must(t, os.MkdirAll(dir+"/a/inside", 0o755))
+	testenv.Must(t, os.Mkdir(dir+"/b", 0o755))
+	testenv.Must(t, unix.Mount(dir+"/a", dir+"/b", "", unix.MS_BIND, ""))
 	var got []string
-	err := Walk(context.Background(), openDir(t, dir), func(e *Entry, _ Opener) error {
+	err := Walk(context.Background(), testenv.Open(t, dir), func(e *Entry, _ Opener) error {
 		got = append(got, e.Path)
 		return nil
 	})
-	must(t, unix.Unmount(dir+"/b", 0))
-	must(t, err)
+	testenv.Must(t, unix.Unmount(dir+"/b", 0))
+	testenv.Must(t, err)
 	if d := cmp.Diff([]string{"", "a", "a/inside", "b"}, got); d != "" {
 		t.Error(d)
 	}
@@ -80,11 +80,11 @@ func TestWalkStaysOutOfBindMounts(t *testing.T) {
 func TestWalkEndsWithContext(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 600 {
-		must(t, os.WriteFile(filepath.Join(dir, string(rune('a'+i%26))+strings.Repeat("x", i/26)), []byte("x"), 0o644))
+		testenv.Must(t, os.WriteFile(filepath.Join(dir, string(rune('a'+i%26))+strings.Repeat("x", i/26)), []byte("x"), 0o644))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	n := 0
-	err := Walk(ctx, openDir(t, dir), func(*Entry, Opener) error {
+	err := Walk(ctx, testenv.Open(t, dir), func(*Entry, Opener) error {
 		n++
 		cancel()
 		return nil
@@ -92,7 +92,7 @@ func TestWalkEndsWithContext(t *testing.T) {
 	if !errors.Is(err, context.Canceled) || n > 300 {
 		t.Errorf("got %v after %d entries", err, n)
 	}
-	if _, _, err := Digest(ctx, openDir(t, dir), DigestOptions{}); !errors.Is(err, context.Canceled) {
+	if _, _, err := Digest(ctx, testenv.Open(t, dir), DigestOptions{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Digest: %v", err)
 	}
 }
@@ -103,15 +103,15 @@ func TestDigestFormat(t *testing.T) {
 	testenv.Root(t)
 	dir := testenv.Dir(t)
 	at := time.Unix(1700000000, 5)
-	must(t, os.WriteFile(dir+"/f", []byte("hello"), 0o640))
-	must(t, os.Link(dir+"/f", dir+"/g"))
-	must(t, os.Symlink("f", dir+"/l"))
-	must(t, unix.Mknod(dir+"/n", unix.S_IFCHR|0o600, int(unix.Mkdev(5, 300))))
-	must(t, unix.Setxattr(dir+"/f", "trusted.a", []byte("1"), 0))
-	must(t, os.Chmod(dir, 0o755))
+	testenv.Must(t, os.WriteFile(dir+"/f", []byte("hello"), 0o640))
+	testenv.Must(t, os.Link(dir+"/f", dir+"/g"))
+	testenv.Must(t, os.Symlink("f", dir+"/l"))
+	testenv.Must(t, unix.Mknod(dir+"/n", unix.S_IFCHR|0o600, int(unix.Mkdev(5, 300))))
+	testenv.Must(t, unix.Setxattr(dir+"/f", "trusted.a", []byte("1"), 0))
+	testenv.Must(t, os.Chmod(dir, 0o755))
 	for _, n := range []string{"f", "l", "n", ""} {
 		ts := unix.NsecToTimespec(at.UnixNano())
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/"+n, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
+		testenv.Must(t, unix.UtimesNanoAt(unix.AT_FDCWD, dir+"/"+n, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW))
 	}
 
 	var b []byte
@@ -213,7 +213,7 @@ func TestDigestSees(t *testing.T) {
 			return err
 		})},
 	} {
-		must(t, c.fn(dir))
+		testenv.Must(t, c.fn(dir))
 		sum, _ := digest(t, dir)
 		if c.sees == (sum == last) {
 			t.Errorf("%s: digest changed: %v, want %v", c.what, sum != last, c.sees)
@@ -230,7 +230,7 @@ func TestDigestJobs(t *testing.T) {
 	for _, jobs := range []int{1, 2, 7} {
 		var paths []string
 		var done int64
-		sum, _, err := Digest(context.Background(), openDir(t, dir), DigestOptions{
+		sum, _, err := Digest(context.Background(), testenv.Open(t, dir), DigestOptions{
 			Jobs: jobs,
 			Progress: func(d, total int64) {
 				if d <= done || total != 99 {
@@ -247,7 +247,7 @@ func TestDigestJobs(t *testing.T) {
 				return nil
 			},
 		})
-		must(t, err)
+		testenv.Must(t, err)
 		if sum != want || done != stats.Bytes || !slices.IsSortedFunc(paths, comparePaths) {
 			t.Errorf("%d jobs: %s, %d bytes; want %s, %d bytes", jobs, sum, done, want, stats.Bytes)
 		}
@@ -259,7 +259,7 @@ func TestErrorsCloseEverything(t *testing.T) {
 	dir := testenv.Btrfs(t)
 	src := mkdir(t, dir+"/src")
 	for i := range 300 {
-		must(t, os.WriteFile(filepath.Join(src.Name(), strings.Repeat("f", 1+i%200)+string(rune('a'+i/200))), []byte("content"), 0o644))
+		testenv.Must(t, os.WriteFile(filepath.Join(src.Name(), strings.Repeat("f", 1+i%200)+string(rune('a'+i/200))), []byte("content"), 0o644))
 	}
 	dst := mkdir(t, dir+"/dst")
 	before := descriptors(t)
@@ -290,7 +290,7 @@ func TestErrorsCloseEverything(t *testing.T) {
 
 func descriptors(t *testing.T) int {
 	names, err := os.ReadDir("/proc/self/fd")
-	must(t, err)
+	testenv.Must(t, err)
 	return len(names)
 }
 
@@ -303,14 +303,14 @@ func TestDiff(t *testing.T) {
 	// What changes by itself is set back, so that only what is meant differs.
 	keepDir := func(path string, fn func()) {
 		var st unix.Stat_t
-		must(t, unix.Lstat(path, &st))
+		testenv.Must(t, unix.Lstat(path, &st))
 		fn()
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{st.Mtim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW))
+		testenv.Must(t, unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{st.Mtim, st.Mtim}, unix.AT_SYMLINK_NOFOLLOW))
 	}
 	diff := func() map[string]string {
 		got := map[string]string{}
 		var order []string
-		must(t, Diff(context.Background(), openDir(t, a), openDir(t, b), func(path string, kind Kind) error {
+		testenv.Must(t, Diff(context.Background(), testenv.Open(t, a), testenv.Open(t, b), func(path string, kind Kind) error {
 			got[path] += kind.String() + " "
 			order = append(order, path)
 			return nil
@@ -324,22 +324,22 @@ func TestDiff(t *testing.T) {
 		t.Fatalf("a snapshot differs: %v", got)
 	}
 	keepDir(b+"/a.b", func() {
-		must(t, os.WriteFile(b+"/a.b/new", nil, 0o644))
-		must(t, os.Remove(b+"/a.b/dangling"))
+		testenv.Must(t, os.WriteFile(b+"/a.b/new", nil, 0o644))
+		testenv.Must(t, os.Remove(b+"/a.b/dangling"))
 	})
 	keepDir(b+"/var/big", func() { // one byte, same size, same time
 		f, err := os.OpenFile(b+"/var/big", os.O_WRONLY, 0)
-		must(t, err)
+		testenv.Must(t, err)
 		_, err = f.WriteAt([]byte{1}, 1<<19)
-		must(t, err)
-		must(t, f.Close())
+		testenv.Must(t, err)
+		testenv.Must(t, f.Close())
 	})
 	keepDir(b+"/etc", func() {
-		must(t, os.RemoveAll(b+"/etc/deep"))
-		must(t, os.WriteFile(b+"/etc/deep", nil, 0o644))
+		testenv.Must(t, os.RemoveAll(b+"/etc/deep"))
+		testenv.Must(t, os.WriteFile(b+"/etc/deep", nil, 0o644))
 	})
-	must(t, os.Chmod(b+"/bin/capable", 0o700))
-	keepDir(b+"/etc/empty", func() { must(t, unix.Setxattr(b+"/etc/empty", "user.x", nil, 0)) })
+	testenv.Must(t, os.Chmod(b+"/bin/capable", 0o700))
+	keepDir(b+"/etc/empty", func() { testenv.Must(t, unix.Setxattr(b+"/etc/empty", "user.x", nil, 0)) })
 	want := map[string]string{
 		"a.b/dangling": "removed ", "a.b/new": "added ", "var/big": "content ",
 		"etc/deep": "removed added ", "etc/deep/er": "removed ", "etc/deep/er/file": "removed ",
