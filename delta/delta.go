@@ -69,7 +69,8 @@ type MakeOptions struct {
 	Spool       string   // directory for temporary files, "": os.TempDir
 	Progress    func(done, total int64)
 
-	work *work
+	work        *work
+	leastShared int64 // tests: content that is worth a shared section
 }
 
 // Compression chooses between size and time of making.

@@ -15,9 +15,9 @@ import (
 var freeze = flag.Bool("freeze", false, "make the samples in testdata again (only when the format changes)")
 
 // The trees of the frozen samples. They must never change.
-func frozenTrees(t *testing.T) (old, new *os.File) {
+func frozenTrees(t *testing.T) (old, new, other *os.File) {
 	dir := testenv.Dir(t)
-	o, n := builder{t, filepath.Join(dir, "old")}, builder{t, filepath.Join(dir, "new")}
+	o, n, x := builder{t, filepath.Join(dir, "old")}, builder{t, filepath.Join(dir, "new")}, builder{t, filepath.Join(dir, "other")}
 	text := words(1, 8000)
 	o.file("usr/lib/libfoo.so.1.2.3", text)
 	o.file("usr/lib/modules/6.1.0-50/a.ko", object(3, 0))
@@ -28,7 +28,9 @@ func frozenTrees(t *testing.T) (old, new *os.File) {
 	n.file("etc/moved-here", words(2, 3000))
 	n.file("etc/fresh", []byte("a fresh file\n"))
 	n.must(os.Symlink("moved-here", n.path("etc/link")))
-	for _, b := range []builder{o, n} {
+	x.file("usr/lib/libfoo.so.1.2.3", text)
+	x.file("etc/other", words(4, 1000))
+	for _, b := range []builder{o, n, x} {
 		var all []string
 		filepath.WalkDir(b.root, func(p string, d fs.DirEntry, err error) error {
 			all = append(all, p)
@@ -39,7 +41,7 @@ func frozenTrees(t *testing.T) (old, new *os.File) {
 			b.must(setMtimePath(all[i], e))
 		}
 	}
-	return open(t, o.root), open(t, n.root)
+	return open(t, o.root), open(t, n.root), open(t, x.root)
 }
 
 func setMtimePath(path string, e *entry) error {
@@ -54,15 +56,15 @@ func setMtimePath(path string, e *entry) error {
 // Today's btrovl applies the bundles of every format that was ever released.
 func TestFrozen(t *testing.T) {
 	testenv.Root(t)
-	old, new := frozenTrees(t)
+	old, new, other := frozenTrees(t)
 	if *freeze {
-		freezeSamples(t, old, new)
+		freezeSamples(t, old, new, other)
 	}
 	keys, err := bundle.LoadKeyring("testdata")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"delta-1.btrovl", "full-1.btrovl", "fast-1.btrovl"} {
+	for _, name := range []string{"delta-1.btrovl", "full-1.btrovl", "fast-1.btrovl", "delta-2.btrovl", "parts-2.btrovl"} {
 		f := open(t, filepath.Join("testdata", name))
 		br, err := bundle.NewReader(f, keys)
 		if err != nil {
@@ -85,7 +87,8 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
-func freezeSamples(t *testing.T, old, new *os.File) {
+// Samples of earlier formats stay: no btrovl makes them any more.
+func freezeSamples(t *testing.T, old, new, other *os.File) {
 	if _, err := os.Stat("testdata/sample.key"); err != nil {
 		if _, err := bundle.GenerateKey("testdata/sample", ""); err != nil {
 			t.Fatal(err)
@@ -96,9 +99,8 @@ func freezeSamples(t *testing.T, old, new *os.File) {
 		t.Fatal(err)
 	}
 	for name, o := range map[string]MakeOptions{
-		"delta-1.btrovl": {From: []Tree{{Version: "1", Root: old}}},
-		"full-1.btrovl":  {},
-		"fast-1.btrovl":  {From: []Tree{{Version: "1", Root: old}}, Compression: Fast},
+		"delta-2.btrovl": {From: []Tree{{Version: "1", Root: old}}},
+		"parts-2.btrovl": {From: []Tree{{Version: "1", Root: old}, {Version: "0", Root: other}}, Rescue: []string{"usr/lib/*.so*"}, leastShared: 1},
 	} {
 		o.To, o.Sign, o.Counter, o.CreatedBy = Tree{Version: "2", Root: new}, key, 2, "btrovl"
 		f, err := os.Create(filepath.Join("testdata", name))

@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -94,7 +95,7 @@ func makeSections(ctx context.Context, o *MakeOptions, olds []*inventory, to *in
 	}
 	var sharing *sharingPlan
 	if len(olds) > 1 {
-		sharing = planShared(olds, to)
+		sharing = planShared(olds, to, cmp.Or(o.leastShared, leastShared))
 	}
 	for i, inv := range olds {
 		s, err := makeSection(ctx, o, inv, to, report, sharing.own(i))

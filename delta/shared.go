@@ -36,7 +36,7 @@ func (s *sharingPlan) own(which int) partPlan {
 }
 
 // planShared groups the new files.
-func planShared(olds []*inventory, news *inventory) *sharingPlan {
+func planShared(olds []*inventory, news *inventory, least int64) *sharingPlan {
 	s := &sharingPlan{groups: make(map[uint64]map[int]bool), owner: make(map[int]uint64)}
 	type base struct {
 		*inventory
@@ -74,7 +74,7 @@ func planShared(olds []*inventory, news *inventory) *sharingPlan {
 		}
 	}
 	s.archives(news)
-	s.dropSmall(news)
+	s.dropSmall(news, least)
 	return s
 }
 
@@ -144,13 +144,13 @@ func memberSums(inv *inventory, i int) map[tree.Sum]bool {
 }
 
 // dropSmall leaves groups to the bases that are not worth a section.
-func (s *sharingPlan) dropSmall(news *inventory) {
+func (s *sharingPlan) dropSmall(news *inventory, least int64) {
 	for mask, g := range s.groups {
 		var n int64
 		for i := range g {
 			n += news.entries[i].size
 		}
-		if n >= leastShared {
+		if n >= least {
 			continue
 		}
 		for i := range g {

@@ -83,6 +83,8 @@ type updateReport struct {
 	Shared  int64  `json:"shared"`        // bytes that it shares with other files
 	Changed int    `json:"changed_paths"` // paths that differ from the base before
 
+	Rescued []string `json:"rescued,omitempty"` // files that the bundle brought whole, because the base is damaged
+
 	AddedKeys   []string `json:"added_keys"` // ids that the bundle brought
 	RevokedKeys []string `json:"revoked_keys"`
 }

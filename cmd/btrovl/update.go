@@ -183,7 +183,10 @@ func (u *update) apply(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot apply %s: %w", u.in.name, err)
 	}
-	u.report.Written, u.report.Shared, u.report.Changed = res.Written, res.Shared, len(res.Changed)
+	u.report.Written, u.report.Shared, u.report.Changed, u.report.Rescued = res.Written, res.Shared, len(res.Changed), res.Rescued
+	for _, p := range res.Rescued {
+		u.warn("%s: what base %s has for it is damaged; the bundle brought it whole", p, u.report.From)
+	}
 	_, err = stage.Seal(ctx, m.To.Digest, subvolumes.SealOptions{
 		Counter: m.Counter, Compatible: m.Compatible, Source: "bundle " + filepath.Base(u.in.name),
 		Jobs: u.jobs, Progress: u.progress.start("verify"),
