@@ -123,11 +123,14 @@ func (v *View) fuseOptions() *fuse.MountOptions {
 		// Only this server changes the layers: nothing expires by itself.
 		EnableSymlinkCaching:     true,
 		ExplicitDataCacheControl: true,
-		ExtraCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_HANDLE_KILLPRIV_V2 |
+		ExtraCapabilities: fuse.CAP_NO_OPENDIR_SUPPORT | fuse.CAP_HANDLE_KILLPRIV_V2 |
 			fuse.CAP_DONT_MASK | fuse.CAP_SETXATTR_EXT | fuse.CAP_EXPORT_SUPPORT | fuse.CAP_ASYNC_DIO |
 			fuse.CAP_CACHE_SYMLINKS | fuse.CAP_INIT_EXT | fuse.CAP_DIRECT_IO_ALLOW_MMAP,
-		// With ATOMIC_O_TRUNC a no-open server never hears of the truncation.
-		DisabledCapabilities: fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_WRITEBACK_CACHE | fuse.CAP_PASSTHROUGH,
+		// With ATOMIC_O_TRUNC a no-open server never hears of the truncation. Without
+		// READDIRPLUS_AUTO it is this server that decides when nodes come with a list: the
+		// kernel asks for them with the first part only, which leaves lookups to a walk, and
+		// takes each entry's first use for a hint, which costs the walk.
+		DisabledCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_WRITEBACK_CACHE | fuse.CAP_PASSTHROUGH,
 		Logger:               slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
 		Debug:                v.opt.Debug,
 		PanicHandler: func(what any) fuse.Status {

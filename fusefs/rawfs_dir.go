@@ -145,9 +145,8 @@ func (f *rawFS) ReadDir(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryLi
 	}))
 }
 
-// ReadDirPlus is asked for the first part of a directory, and for later parts if
-// somebody looked names up that the earlier ones gave: a plain scan of a large
-// directory makes few nodes.
+// ReadDirPlus is what the kernel asks for always (see fuseOptions); which entries come
+// with their nodes is decided by overlay.ReadDirPlus.
 func (f *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEntryList) (st fuse.Status) {
 	r := f.c.begin(opReaddirplus, &in.InHeader)
 	defer f.c.end(r, &st)
@@ -155,20 +154,11 @@ func (f *rawFS) ReadDirPlus(_ <-chan struct{}, in *fuse.ReadIn, out *fuse.DirEnt
 	if dir == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	return f.status(f.u.ReadDir(dir, in.Offset, func(e *overlay.Entry) bool {
-		eo := out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Type << 12, Off: e.Cookie})
-		if eo == nil {
-			return false
-		}
-		if e.Name == "." || e.Name == ".." {
-			return true // no node: the kernel asks for none
-		}
-		var a overlay.Attr
-		if n, err := f.u.Lookup(dir, e.Name, &a); err == nil {
-			fillEntry(n, &a, eo)
-		}
-		return true
-	}))
+	var place *fuse.EntryOut
+	return f.status(f.u.ReadDirPlus(dir, in.Offset, func(e *overlay.Entry) bool {
+		place = out.AddDirLookupEntry(fuse.DirEntry{Name: e.Name, Ino: e.Ino, Mode: e.Type << 12, Off: e.Cookie})
+		return place != nil
+	}, func(n *overlay.Node, a *overlay.Attr) { fillEntry(n, a, place) }))
 }
 
 // FsyncDir makes names durable.

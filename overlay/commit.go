@@ -117,6 +117,7 @@ func (p *Plan) revise(n *Node, r *revised, c *Changes) {
 		c.Content = append(c.Content, n.id)
 	}
 	if r.attrs {
+		n.set(0, noXattrs)
 		c.Attrs = append(c.Attrs, n.id)
 	}
 }

@@ -29,6 +29,9 @@ func (u *Union) Lookup(dir *Node, name string, a *Attr) (*Node, error) {
 	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
+	if !dir.is(walked) {
+		dir.set(walked, 0)
+	}
 	return u.lookup(dir, name, a)
 }
 
@@ -69,27 +72,45 @@ func (u *Union) lookup(dir *Node, name string, a *Attr) (*Node, error) {
 
 // probe looks a name up in the layers of a directory.
 func (u *Union) probe(dir *Node, name string, f *found) error {
-	if dir.nameless() || !dir.IsDir() {
-		return unix.ENOENT
+	v, held, err := u.viewDir(dir)
+	defer u.releaseBoth(held)
+	if err != nil {
+		return err
 	}
-	v := viewOf{stack: u.cur, state: dir.state.Load(), claim: dir.claim}
+	return v.look(name, f)
+}
+
+// viewDir returns a directory as the current stack shows it, and the handles of its
+// sides with references, which the caller gives to releaseBoth, after an error too.
+// Preconditions: tree held, for as long as the view is used.
+func (u *Union) viewDir(dir *Node) (v viewOf, held [2]*handle, err error) {
+	if dir.nameless() || !dir.IsDir() {
+		return v, held, unix.ENOENT
+	}
+	v = viewOf{stack: u.cur, state: dir.state.Load(), claim: dir.claim, fds: [2]int{-1, -1}}
 	if v.state&onTrie != 0 {
 		v.trie = u.cur.find(pathOf(dir))
 	}
 	v.impure = func() bool { return u.impure(dir) }
-	v.fds = [2]int{-1, -1}
 	for s, bit := range [2]uint32{hasUpper, hasLower} {
 		if v.state&bit == 0 {
 			continue
 		}
 		h, err := u.dir(dir, side(s))
 		if err != nil {
-			return err
+			return v, held, err
 		}
-		defer u.fds.release(h)
-		v.fds[s] = h.fd
+		held[s], v.fds[s] = h, h.fd
 	}
-	return v.look(name, f)
+	return v, held, nil
+}
+
+func (u *Union) releaseBoth(held [2]*handle) {
+	for _, h := range held {
+		if h != nil {
+			u.fds.release(h)
+		}
+	}
 }
 
 // viewOf is a directory as one stack shows it: the live one, or the next one

@@ -33,6 +33,8 @@ const (
 	impureKnown                    // … if this is set
 	noCaps                         // (files) has no security.capability: the kernel asks before every first write
 	capsTaken                      // (files) … and had until a moment ago
+	noXattrs                       // has no extended attributes that show
+	walked                         // (directories) somebody looked a name up since a part of the list was sent without nodes
 )
 
 // Node is an object that somebody (the kernel) knows: it has one identity, and

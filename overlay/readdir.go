@@ -59,8 +59,21 @@ func (l *listing) name(e *listEnt) string {
 // it returns false. A stream that started before a change may or may not see it,
 // as POSIX has it; one that starts now sees all.
 func (u *Union) ReadDir(n *Node, cookie uint64, emit func(*Entry) bool) error {
+	l, i, err := u.start(n, cookie, emit)
+	for ; err == nil && i < len(l.ents); i++ {
+		e := l.entry(i)
+		if !emit(&e) {
+			break
+		}
+	}
+	return err
+}
+
+// start emits the two dots, if they come after the cookie, and returns the list and
+// where to go on in it: at its end if emit returned false.
+func (u *Union) start(n *Node, cookie uint64, emit func(*Entry) bool) (*listing, int, error) {
 	if !n.IsDir() {
-		return unix.ENOTDIR
+		return nil, 0, unix.ENOTDIR
 	}
 	u.tree.RLock()
 	parent := n.ino
@@ -70,30 +83,19 @@ func (u *Union) ReadDir(n *Node, cookie uint64, emit func(*Entry) bool) error {
 	l, err := u.list(n, cookie == 0)
 	u.tree.RUnlock()
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
-	var e Entry
-	if cookie < cookieDot {
-		e = Entry{".", n.ino, unix.DT_DIR, cookieDot}
-		if !emit(&e) {
-			return nil
+	for _, e := range []Entry{{".", n.ino, unix.DT_DIR, cookieDot}, {"..", parent, unix.DT_DIR, cookieDotDot}} {
+		if cookie < e.Cookie && !emit(&e) {
+			return l, len(l.ents), nil
 		}
 	}
-	if cookie < cookieDotDot {
-		e = Entry{"..", parent, unix.DT_DIR, cookieDotDot}
-		if !emit(&e) {
-			return nil
-		}
-	}
-	i := sort.Search(len(l.ents), func(i int) bool { return uint64(l.ents[i].cookie) > cookie })
-	for ; i < len(l.ents); i++ {
-		le := &l.ents[i]
-		e = Entry{l.name(le), le.ino, uint32(le.typ), uint64(le.cookie)}
-		if !emit(&e) {
-			return nil
-		}
-	}
-	return nil
+	return l, sort.Search(len(l.ents), func(i int) bool { return uint64(l.ents[i].cookie) > cookie }), nil
+}
+
+func (l *listing) entry(i int) Entry {
+	e := &l.ents[i]
+	return Entry{l.name(e), e.ino, uint32(e.typ), uint64(e.cookie)}
 }
 
 // list returns a directory's list; fresh: as it is now.

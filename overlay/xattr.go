@@ -40,7 +40,7 @@ func outer(name string) string {
 func (u *Union) Getxattr(n *Node, name string, buf []byte) (size int, err error) {
 	u.tree.RLock()
 	defer u.tree.RUnlock()
-	if name == xattrCaps && n.is(noCaps) {
+	if n.is(noXattrs) || name == xattrCaps && n.is(noCaps) {
 		return 0, unix.ENODATA
 	}
 	if n.typ == unix.S_IFDIR && name == xattrDefaultACL && n.is(hasUpper) && n.is(defACLKnown) && !n.is(defACL) {
@@ -50,8 +50,12 @@ func (u *Union) Getxattr(n *Node, name string, buf []byte) (size int, err error)
 		size, err = o.getxattr(inner(name), buf)
 		return err
 	})
-	if name == xattrCaps && err == unix.ENODATA {
+	switch {
+	case err != unix.ENODATA:
+	case name == xattrCaps:
 		n.set(noCaps, 0)
+	case name == xattrSELinux && u.bare(n):
+		n.set(noXattrs, 0)
 	}
 	return size, err
 }
@@ -76,13 +80,28 @@ func (u *Union) Listxattr(n *Node) (names []string, err error) {
 
 const xattrCaps = "security.capability"
 
+// xattrSELinux is what ls asks of every file before it asks for ACLs; the kernel
+// remembers no answer. Where SELinux runs it has a value that no list shows, so it is
+// the one that tells that there is nothing.
+const xattrSELinux = "security.selinux"
+
+// bare says that an object has no extended attributes at all.
+func (u *Union) bare(n *Node) (none bool) {
+	err := u.with(n, func(o at) error {
+		size, err := o.listxattr(nil)
+		none = err == nil && size == 0
+		return err
+	})
+	return err == nil && none
+}
+
 const xattrAccessACL = "system.posix_acl_access"
 
 // Setxattr sets an attribute. killSGID says that the caller is not in the file's
 // group, so that an access ACL that it sets clears the setgid bit.
 func (u *Union) Setxattr(n *Node, name string, val []byte, flags int, killSGID bool) error {
 	return u.changeMeta(n, func(o at) error {
-		n.set(0, defACLKnown|noCaps)
+		n.set(0, defACLKnown|noCaps|noXattrs)
 		if err := o.setxattr(inner(name), val, flags); err != nil {
 			return err
 		}
