@@ -16,8 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// connection is a mount's /dev/fuse: it reads requests, lets go-fuse's
-// ProtocolServer take them apart and rawFS answer them, and writes the answers.
+// connection is a mount's /dev/fuse: it reads requests, takes them apart (answerHot,
+// and go-fuse's ProtocolServer the rare ones), lets rawFS answer, and writes the answers.
 // It stands in for fuse.Server because of what a request costs: a thread that reads,
 // answers and writes with buffers of its own is woken once a request, by the kernel;
 // fuse.Server starts a goroutine for most requests, and wakes a second thread for it.
@@ -37,7 +37,9 @@ import (
 // are idle ones, and goes on with it when the call returns. So the scheduler needs more
 // processors than there are readers; see enoughProcs.
 type connection struct {
+	fs      *rawFS
 	server  *fuse.ProtocolServer
+	debug   bool // the server logs every request
 	log     *slog.Logger
 	buffers sync.Pool // *buffer
 
@@ -59,7 +61,7 @@ const (
 )
 
 // connect mounts a file system and answers the kernel's INIT.
-func connect(fs fuse.RawFileSystem, mountpoint string, o *fuse.MountOptions, log *slog.Logger) (*connection, error) {
+func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logger) (*connection, error) {
 	var st unix.Stat_t
 	if err := unix.Stat(mountpoint, &st); err != nil {
 		return nil, err
@@ -77,13 +79,16 @@ func connect(fs fuse.RawFileSystem, mountpoint string, o *fuse.MountOptions, log
 		unix.Close(fd)
 		return nil, err
 	}
-	c := &connection{server: fuse.NewProtocolServer(fs, o), log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
+	c := &connection{fs: fs, server: fuse.NewProtocolServer(fs, o), debug: o.Debug, log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
 	size := o.MaxWrite + headroom
 	c.buffers.New = func() any { return newBuffer(size) }
 	b := newBuffer(size)
 	n, err := c.read(b.request)
 	if err == nil {
-		err = c.answer(b, n)
+		var size int
+		if size, err = c.handle(b, n); err == nil {
+			err = c.send(b.reply[:size])
+		}
 	}
 	if err != nil {
 		unix.Unmount(mountpoint, unix.MNT_DETACH)
@@ -154,10 +159,17 @@ func (c *connection) reader() {
 		if left == 0 && !quick(b.request) {
 			c.relieve()
 		}
-		if err := c.answer(b, n); err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
+		size, err := c.handle(b, n)
+		// The answer wakes who asked, and he may ask again before the write returns:
+		// this reader counts as reading by then.
+		goesOn := c.goesOn()
+		if err == nil {
+			err = c.send(b.reply[:size])
+		}
+		if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
 			c.log.Warn("an answer was refused by the kernel", "error", err)
 		}
-		if !c.again() {
+		if !goesOn && !c.rest() {
 			return
 		}
 	}
@@ -186,13 +198,18 @@ func (c *connection) relieve() {
 	}
 }
 
-// again says whether a reader goes on, after a rest if enough others read.
-func (c *connection) again() bool {
+// goesOn counts the caller as a reader, unless enough others read.
+func (c *connection) goesOn() bool {
 	for r := c.reading.Load(); r < minReaders; r = c.reading.Load() {
 		if c.reading.CompareAndSwap(r, r+1) {
 			return true
 		}
 	}
+	return false
+}
+
+// rest waits until the caller is needed, and says whether it ever is.
+func (c *connection) rest() bool {
 	defer c.resting.Add(-1)
 	if c.resting.Add(1) > maxResting {
 		return false
@@ -219,16 +236,24 @@ func (c *connection) read(b []byte) (int, error) {
 	}
 }
 
-// answer answers the request in the first n bytes.
-func (c *connection) answer(b *buffer, n int) error {
+// handle serves the request in the first n bytes and returns the size of the answer.
+func (c *connection) handle(b *buffer, n int) (int, error) {
+	if size, ok := c.answerHot(b.request[:n], b.reply); ok {
+		return size, nil
+	}
 	size, st := c.server.HandleRequest([][]byte{b.request[:n]}, [][]byte{b.reply})
 	if st != fuse.OK {
-		return syscall.Errno(st)
+		return 0, syscall.Errno(st)
 	}
-	if size == 0 {
-		return nil // FORGET and its like have no answer
+	return size, nil
+}
+
+// send writes an answer; FORGET and its like have none.
+func (c *connection) send(answer []byte) error {
+	if len(answer) == 0 {
+		return nil
 	}
-	_, err := unix.Write(c.fd, b.reply[:size])
+	_, err := unix.Write(c.fd, answer)
 	return err
 }
 

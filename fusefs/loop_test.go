@@ -1,7 +1,10 @@
 package fusefs
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +13,8 @@ import (
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/overlay"
 )
 
 // The data of large requests has to lie on pages: see buffer.
@@ -97,4 +102,91 @@ func TestNotifyAfterTheEnd(t *testing.T) {
 	if err := c.forgetEntry(1, "x"); err != unix.ENODEV {
 		t.Errorf("%v, expected ENODEV", err)
 	}
+}
+
+// What ProtocolServer would answer and what answerHot answers are the same bytes.
+func TestHotAnswers(t *testing.T) {
+	if got := unsafe.Sizeof(fuse.InHeader{}); got != 40 {
+		t.Fatalf("a request's header has %d bytes", got)
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"base/f", "up/upper/g"} {
+		if err := os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("content"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := &connection{log: slog.New(slog.NewTextHandler(io.Discard, nil))}
+	l := layers{Base: filepath.Join(dir, "base"), Uppers: []upperDir{{Name: "sys", Dir: filepath.Join(dir, "up"), Paths: []string{"/"}}}}
+	config, done, err := l.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	u, err := overlay.New(config)
+	if err != nil {
+		t.Skipf("no union here: %v", err)
+	}
+	defer u.Close()
+	c.fs = &rawFS{RawFileSystem: fuse.NewDefaultRawFileSystem(), u: u, log: c.log}
+	c.server = fuse.NewProtocolServer(c.fs, &fuse.MountOptions{MaxWrite: 4096})
+	for _, q := range []struct {
+		what   string
+		opcode uint32
+		node   uint64
+		args   []byte
+	}{
+		{"lookup", opcodeLookup, 1, []byte("f\x00")},
+		{"lookup of nothing", opcodeLookup, 1, []byte("none\x00")},
+		{"lookup in nothing", opcodeLookup, 99, []byte("f\x00")},
+		{"getattr", opcodeGetattr, 1, make([]byte, 16)},
+		{"setattr of nothing", opcodeSetattr, 99, make([]byte, 88)},
+		{"read", opcodeRead, 2, words(0, 0, 0, 0, 4096, 0, 0, 0, 0, 0)},
+		{"read a directory", opcodeRead, 1, words(0, 0, 0, 0, 4096, 0, 0, 0, 0, 0)},
+		{"getxattr, size", opcodeGetxattr, 2, append(words(0, 0), "user.x\x00"...)},
+		{"getxattr", opcodeGetxattr, 2, append(words(100, 0), "user.x\x00"...)},
+		{"unlink nothing", opcodeUnlink, 1, []byte("none\x00")},
+		{"rmdir a file", opcodeRmdir, 1, []byte("f\x00")},
+		{"rename nothing", opcodeRename2, 1, append(words(1, 0, 0, 0), "none\x00other\x00"...)},
+		{"create what is there", opcodeCreate, 1, append(words(unix.O_EXCL|unix.O_CREAT, 0o644, 0, 0), "g\x00"...)},
+		{"mkdir what is there", opcodeMkdir, 1, append(words(0o755, 0), "g\x00"...)},
+		{"write nowhere", opcodeWrite, 99, append(words(0, 0, 0, 0, 3, 0, 0, 0, 0, 0), "abc"...)},
+	} {
+		b := newBuffer(8192)
+		request := append(words(uint32(40+len(q.args)), q.opcode, 7, 0, uint32(q.node), 0, 0, 0, 0, 0), q.args...)
+		n := copy(b.request, request)
+		size, ok := c.answerHot(b.request[:n], b.reply)
+		if !ok {
+			t.Errorf("%s: not answered", q.what)
+			continue
+		}
+		got := string(b.reply[:size])
+		slow := newBuffer(8192)
+		size, st := c.server.HandleRequest([][]byte{request}, [][]byte{slow.reply})
+		if want := string(slow.reply[:size]); st != fuse.OK || got != want {
+			t.Errorf("%s:\n got %x\nwant %x (%v)", q.what, got, want, st)
+		}
+	}
+	// What is too short, or has an extension, is left to ProtocolServer.
+	for _, request := range [][]byte{
+		words(40, opcodeGetattr, 7, 0, 1, 0, 0, 0, 0, 0),
+		words(40, opcodeLookup, 7, 0, 1, 0, 0, 0, 0, 0),
+		append(words(42, opcodeLookup, 7, 0, 1, 0, 0, 0, 0, 1), "f\x00"...),
+		append(words(82, opcodeWrite, 7, 0, 1, 0, 0, 0, 0, 0), append(words(0, 0, 0, 0, 9, 0, 0, 0, 0, 0), "ab"...)...),
+	} {
+		b := newBuffer(8192)
+		n := copy(b.request, request)
+		if _, ok := c.answerHot(b.request[:n], b.reply); ok {
+			t.Errorf("answered: %x", request)
+		}
+	}
+}
+
+func words(w ...uint32) (b []byte) {
+	for _, x := range w {
+		b = binary.NativeEndian.AppendUint32(b, x)
+	}
+	return b
 }
