@@ -7,8 +7,10 @@
 #
 # The trees are made from Debian's mirror (apt's own sources) into read-only subvolumes of a loop
 # image below WORK (default build/bench), and kept there. PAIRDIR=DIR uses trees DIR/PAIR/{old,new}
-# that exist already. PEERS="send zstd ostree bsdiff" chooses who else runs. Root; 30 GB of disk for all pairs.
-# The table goes to standard output: pair, what, bytes, and of the runs CPU seconds, wall seconds, peak MiB.
+# that exist already. PEERS="send zstd ostree bsdiff" chooses who else runs. ABLATE=1 makes bundles without
+# one step each, for the table in docs/delta.md; LOW=1 one for 64 MiB of memory. Root; 30 GB of disk for all pairs.
+# The table goes to standard output: pair, what, bytes, and of the runs CPU seconds, wall seconds, peak MiB; of those
+# that apply also what reached the disk of the pairs.
 set -euo pipefail
 export LC_ALL=C DEBIAN_FRONTEND=noninteractive
 cd "$(dirname "$0")/.."
@@ -33,6 +35,7 @@ mounted() {
 cleanup() {
   for d in "$MNT"/*/*/{proc,sys,dev}; do mountpoint -q "$d" && umount "$d"; done
   rm -rf "$WORK/run"
+  [ -z "${BENCHFS:-}" ] || { unpool "$BENCHFS/btrovl-bench.$$"; rm -rf "$BENCHFS/ostree-bench.$$"; }
   [ -z "$OWN" ] || umount "$MNT" || true; }
 trap cleanup EXIT
 PKGS="systemd-sysv openssh-server python3 curl ca-certificates network-manager bluez busybox openssl sudo vim-tiny"
@@ -89,6 +92,15 @@ timed() { # LABEL COMMAND: runs it, leaves "cpu wall rss" in T
   /usr/bin/time -f '%U %S %e %M' -o "$WORK/run/time" timeout "${LIMIT:-3600}" bash -c "$2" >"$WORK/run/log.$1" 2>&1 || { cat "$WORK/run/log.$1" >&2; T="failed"; return 1; }
   T=$(awk '{printf "cpu %.1f s, wall %.1f s, %d MiB", $1+$2, $3, $4/1024}' <(tail -1 "$WORK/run/time")); }
 bytes() { stat -c %s "$1"; }
+sectors() { awk -v d="$(basename "$(findmnt -nvo SOURCE "$BENCHFS")")" '$3 == d {print $10}' /proc/diskstats; }
+applied() { # LABEL COMMAND: timed, with what was written
+  local before; sync -f "$BENCHFS"; before=$(sectors)
+  timed "$1" "$2" || return 1
+  sync -f "$BENCHFS"; T+=", $(( ($(sectors) - before) / 2048 )) MiB written"; }
+unpool() { # DIR: removes a pool
+  [ -e "$1" ] || return 0
+  find "$1" -mindepth 2 -maxdepth 2 -type d | while read -r s; do btrfs subvolume show "$s" >/dev/null 2>&1 && btrfs -q subvolume delete "$s" >/dev/null; done
+  rm -rf "$1"; }
 tars() { for x in old new; do [ -s "$WORK/run/$x.tar" ] || tar --sort=name --numeric-owner -C "$D/$x" -cf "$WORK/run/$x.tar" .; done; }
 
 ours() {
@@ -96,13 +108,24 @@ ours() {
   "$BTROVL" bundle keygen "$r/vendor" --no-password >/dev/null 2>&1
   timed make "$BTROVL bundle create --from old=$D/old --to new=$D/new --key $r/vendor.key --spool $r -o $r/b.btrovl"
   row "$P" "btrovl bundle" "$(bytes "$r/b.btrovl")" "make: $T"
-  # Applied in a pool of its own on the pairs' file system.
-  local pool=$BENCHFS/btrovl-bench; rm -rf "$pool"; mkdir "$pool"
+  update "$r/b.btrovl"
+  [ -z "${LOW:-}" ] || low
+  [ -z "${ABLATE:-}" ] || ablate; }
+low() { local r=$WORK/run
+  timed makelow "$BTROVL bundle create --memory low --from old=$D/old --to new=$D/new --key $r/vendor.key --spool $r -o $r/low.btrovl"
+  row "$P" "btrovl bundle, 64 MiB" "$(bytes "$r/low.btrovl")" "make: $T"
+  update "$r/low.btrovl"; rm "$r/low.btrovl"; }
+ablate() { local r=$WORK/run step
+  for step in numbers similar copies unpack members modules hints programs listing; do
+    timed ablate "$BTROVL bundle create --without $step --from old=$D/old --to new=$D/new --key $r/vendor.key --spool $r -o $r/a.btrovl"
+    row "$P" "  without $step" "$(bytes "$r/a.btrovl")" "make: $T"; rm "$r/a.btrovl"; done; }
+update() { # BUNDLE: applied in a pool of its own on the pairs' file system
+  local r=$WORK/run pool=$BENCHFS/btrovl-bench.$$
+  unpool "$pool"; mkdir "$pool"
   "$BTROVL" init "$pool" >/dev/null 2>&1; "$BTROVL" --pool "$pool" base import old "$D/old" >/dev/null 2>&1; "$BTROVL" --pool "$pool" key add "$r/vendor.pub" >/dev/null 2>&1
-  timed apply "$BTROVL --pool $pool update --next-boot $r/b.btrovl && sync"
+  applied apply "$BTROVL --pool $pool update --next-boot $1"
   row "$P" "  update (to disk, digest)" "" "$T"
-  find "$pool" -mindepth 2 -maxdepth 2 -type d | while read -r s; do btrfs subvolume show "$s" >/dev/null 2>&1 && btrfs -q subvolume delete "$s" >/dev/null; done
-  rm -rf "$pool"; }
+  unpool "$pool"; }
 peer_send() { local r=$WORK/run
   timed send "btrfs send -q -p $D/old $D/new -f $r/send && zstd -q -9 -T2 --long=27 $r/send -o $r/send.zst"
   row "$P" "btrfs send, zstd -9" "$(bytes "$r/send.zst")" "make: $T"; rm -f "$r"/send*; }
@@ -116,9 +139,10 @@ peer_ostree() { local r=$WORK/run x # it holds no device nodes
   for x in old new; do ostree --repo="$r/repo" commit -b $x --canonical-permissions --tree=dir="$BENCHFS/bench-$x" >/dev/null; btrfs -q subvolume delete "$BENCHFS/bench-$x" >/dev/null; done
   timed ostree "ostree --repo=$r/repo static-delta generate --inline --min-fallback-size=0 --from=$(ostree --repo="$r/repo" rev-parse old) --to=$(ostree --repo="$r/repo" rev-parse new) --filename=$r/delta"
   row "$P" "ostree static delta" "$(bytes "$r/delta")" "make: $T"
-  ostree --repo="$r/device" init --mode=bare-user; ostree --repo="$r/device" pull-local "$r/repo" old >/dev/null
-  timed ostreeapply "ostree --repo=$r/device static-delta apply-offline $r/delta && sync"; row "$P" "  apply" "" "$T"
-  rm -rf "$r/repo" "$r/device" "$r/delta"; }
+  local device=$BENCHFS/ostree-bench.$$; rm -rf "$device"
+  ostree --repo="$device" init --mode=bare-user; ostree --repo="$device" pull-local "$r/repo" old >/dev/null
+  applied ostreeapply "ostree --repo=$device static-delta apply-offline $r/delta && sync -f $BENCHFS"; row "$P" "  apply-offline" "" "$T"
+  rm -rf "$r/repo" "$device" "$r/delta"; }
 peer_bsdiff() { local r=$WORK/run; tars
   timed bsdiff "bsdiff $r/old.tar $r/new.tar $r/bsdiff"; row "$P" "bsdiff of the tars" "$(bytes "$r/bsdiff")" "make: $T"; rm -f "$r/bsdiff"; }
 
