@@ -119,6 +119,7 @@ func (v *View) fuseOptions() *fuse.MountOptions {
 		MaxBackground:    64,
 		MaxStackDepth:    1, // an overlayfs fits on top
 		EnableAcl:        true,
+		IDMappedMount:    true, // the kernel translates users, both ways
 
 		// Only this server changes the layers: nothing expires by itself.
 		EnableSymlinkCaching:     true,

@@ -102,10 +102,6 @@ func (f *rawFS) Lseek(_ <-chan struct{}, in *fuse.LseekIn, out *fuse.LseekOut) (
 	return f.status(err)
 }
 
-// unprivileged guesses whether the caller lacks CAP_FSETID, which the kernel says
-// for writes and truncations, but not here.
-func unprivileged(h *fuse.InHeader) bool { return h.Uid != 0 }
-
 func (f *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) (st fuse.Status) {
 	r := f.c.begin(opFallocate, &in.InHeader)
 	defer f.c.end(r, &st)
