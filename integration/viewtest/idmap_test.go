@@ -56,6 +56,7 @@ var idmapScripts = []struct {
 // rights follow the translated ones.
 func TestIdmapped(t *testing.T) {
 	testenv.FUSE(t)
+	testenv.Kernel(t, 6, 12) // FUSE_ALLOW_IDMAP
 	for _, tool := range []string{"setfacl", "getfacl", "fallocate"} {
 		testenv.Command(t, tool)
 	}
