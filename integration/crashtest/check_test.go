@@ -31,13 +31,22 @@ type poolState struct {
 
 func (s *poolState) String() string { return fmt.Sprintf("%+v", *s) }
 
+// Roles of what has no record.
+const (
+	noPool    = "no pool"    // init was not committed
+	stateLost = "state lost" // doctor --rebuild was not
+)
+
 // readPool reads the state of a pool, every byte of it. What the record names and is
 // not there, or differs from its digest, is an error.
 func readPool(dir string) (_ *poolState, err error) {
 	p, err := subvolumes.Open(dir)
 	var no *subvolumes.NotPoolError
-	if errors.As(err, &no) && !no.Lost {
-		return &poolState{Roles: "no pool"}, nil // before init was committed
+	switch {
+	case errors.As(err, &no) && !no.Lost:
+		return &poolState{Roles: noPool}, nil
+	case no != nil:
+		return &poolState{Roles: stateLost}, nil // right only where it had been lost before
 	}
 	if err != nil {
 		return nil, err
@@ -166,7 +175,8 @@ func digestBelow(sub *os.File, name string) (string, error) {
 // differ says in what a pool differs from what it may be, "" if it equals one of them.
 //
 // A base that was stored, whole, and not yet deployed is no difference: update stores it
-// first. (Where storing it is all that a command does, the exact comparison decides.)
+// first; nor are keys that it takes then. (Where storing them is all that a command does,
+// the exact comparison decides.)
 func differ(have *poolState, may ...*poolState) (which int, diff string) {
 	for i, m := range may {
 		if have.String() == m.String() {
@@ -175,7 +185,7 @@ func differ(have *poolState, may ...*poolState) (which int, diff string) {
 	}
 	var b strings.Builder
 	for i, m := range may {
-		if have.String() == m.withBases(have, may).String() {
+		if have.String() == m.before(have, may).String() {
 			return i, ""
 		}
 		fmt.Fprintf(&b, "\nfrom state %d:", i)
@@ -194,18 +204,24 @@ func differ(have *poolState, may ...*poolState) (which int, diff string) {
 	return -1, "it differs" + b.String()
 }
 
-// withBases returns the state with those bases of have that one of the states knows.
-func (s *poolState) withBases(have *poolState, may []*poolState) *poolState {
+// before returns the state with those bases and keys of have that one of the states knows.
+func (s *poolState) before(have *poolState, may []*poolState) *poolState {
 	c := *s
-	c.Bases = maps.Clone(s.Bases)
-	for v, d := range have.Bases {
-		for _, m := range may {
-			if m.Bases[v] == d {
-				c.Bases[v] = d
-			}
-		}
+	c.Bases, c.Keys = maps.Clone(s.Bases), maps.Clone(s.Keys)
+	for _, m := range may {
+		addKnown(c.Bases, have.Bases, m.Bases)
+		addKnown(c.Keys, have.Keys, m.Keys)
 	}
 	return &c
+}
+
+// addKnown adds to a map what two others agree on.
+func addKnown(to, have, known map[string]string) {
+	for k, v := range have {
+		if w, ok := known[k]; ok && v == w {
+			to[k] = v
+		}
+	}
 }
 
 func (s *poolState) lines() []string {

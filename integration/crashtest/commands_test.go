@@ -12,6 +12,7 @@ import (
 
 // Exit codes of cmd/btrovl (docs/cli.md) that a repeated command may end with.
 const (
+	codeUsage   = 2
 	codeUnknown = 8
 	codeExists  = 9
 )
@@ -58,6 +59,10 @@ func age(s shipped, view string) []step {
 			live: view},
 		{row: "rollback (ends a trial)", args: []string{"rollback"}},
 		{row: "gc", args: []string{"gc"}},
+		{row: "key revoke", args: []string{"key", "revoke", "0123456789ABCDEF", "--reason", "a test"}},
+		{row: "update (brings keys)", args: []string{"update", s.file("keys.btrovl")}, again: []int{codeExists}},
+		{row: "backup remove", args: []string{"backup", "remove", "data", "BACKUP", "--yes"}, again: []int{codeUnknown}},
+		{row: "doctor --rebuild", args: []string{"doctor", "--rebuild"}, before: loseState, again: []int{codeUsage}},
 	}
 }
 

@@ -14,8 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	keys "github.com/btrovl/btrovl/delta/bundle"
 	"github.com/btrovl/btrovl/integration/crashdisk"
 	"github.com/btrovl/btrovl/integration/testenv"
+	"github.com/btrovl/btrovl/reset"
 	"github.com/btrovl/btrovl/subvolumes"
 )
 
@@ -44,14 +46,22 @@ func ship(t testing.TB) shipped {
 			testenv.Must(t, err)
 		}
 		maker("bundle", "keygen", s.file("vendor"), "--no-password")
+		maker("bundle", "keygen", s.file("next"), "--no-password")
 		for n := 1; n <= 3; n++ {
 			writeTree(t, s.file(fmt.Sprintf("tree%d", n)), n)
 		}
-		for n := 1; n <= 2; n++ {
-			maker("bundle", "create", "--from", fmt.Sprintf("%d=%s", n, s.file(fmt.Sprintf("tree%d", n))),
+		bundle := func(n int, file string, more ...string) {
+			t.Helper()
+			maker(append([]string{"bundle", "create", "--from", fmt.Sprintf("%d=%s", n, s.file(fmt.Sprintf("tree%d", n))),
 				"--to", fmt.Sprintf("%d=%s", n+1, s.file(fmt.Sprintf("tree%d", n+1))),
-				"--key", s.file("vendor.key"), "-o", s.file(fmt.Sprintf("%d-%d.btrovl", n, n+1)))
+				"--key", s.file("vendor.key"), "-o", s.file(file)}, more...)...)
 		}
+		bundle(1, "1-2.btrovl")
+		bundle(2, "2-3.btrovl")
+		// The vendor's key hands over to the next one.
+		ring := new(keys.Keyring)
+		testenv.Must(t, ring.AddFile(s.file("vendor.pub")))
+		bundle(2, "keys.btrovl", "--add-key", s.file("next.pub"), "--revoke-key", ring.Keys()[0].ID)
 		made.s = s
 	})
 	if made.s.dir == "" {
@@ -71,15 +81,42 @@ type step struct {
 	live   string                          // where a view is mounted while it runs
 }
 
-// argv is the command line; POOL stands for the pool.
+// argv is the command line; POOL stands for the pool, BACKUP for the newest backup of
+// the overlay data.
 func (s *step) argv(pool string) []string {
 	args := slices.Clone(s.args)
 	for i, a := range args {
-		if a == "POOL" {
+		switch a {
+		case "POOL":
 			args[i] = pool
+		case "BACKUP":
+			args[i] = newestBackup(pool)
 		}
 	}
 	return args
+}
+
+func newestBackup(pool string) string {
+	p, err := subvolumes.Open(pool)
+	if err != nil {
+		return "none"
+	}
+	defer p.Close()
+	b, err := reset.Find(p, "data", "")
+	if err != nil {
+		return "none"
+	}
+	return b.Name
+}
+
+// loseState takes the record away, and what it was before, as a broken disk may.
+func loseState(t testing.TB, pool string) {
+	t.Helper()
+	for _, name := range []string{"state", "state.old", "state.new"} {
+		if err := os.Remove(filepath.Join(pool, name)); !errors.Is(err, os.ErrNotExist) {
+			testenv.Must(t, err)
+		}
+	}
 }
 
 // A window is a recorded step: what the pool was before and after, and which
@@ -288,7 +325,7 @@ func examine(t testing.TB, slot *crashdisk.Slot, w window, s crashdisk.State) (i
 // command again, another command, garbage collection; in three orders, by turns.
 func (w window) recover(t testing.TB, pool string, have *poolState, which, turn int) error {
 	t.Helper()
-	if have.Roles == "no pool" {
+	if have.Roles == noPool || have.Roles == stateLost {
 		_, err := w.doAgain(t, pool, which)
 		return err
 	}
