@@ -29,7 +29,8 @@ import (
 // change while the view is frozen), so a reader that leaves nobody behind who reads
 // sends another one before it goes to work. There is no upper limit: with one, the last
 // reader that waits would be a view that hangs. A reader that comes back and finds enough
-// others reading rests.
+// others reading rests. Where requests are short and come one after the other, one
+// reader does (see calm).
 //
 // # Processors
 //
@@ -42,6 +43,7 @@ type connection struct {
 	debug   bool // the server logs every request
 	log     *slog.Logger
 	buffers sync.Pool // *buffer
+	calm    calm
 
 	readers sync.WaitGroup
 	reading atomic.Int32  // readers in read(2) or on their way there
@@ -80,14 +82,15 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 		return nil, err
 	}
 	c := &connection{fs: fs, server: fuse.NewProtocolServer(fs, o), debug: o.Debug, log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
+	c.calm.busy, c.calm.nowait = make(chan struct{}, 1), -1
 	size := o.MaxWrite + headroom
 	c.buffers.New = func() any { return newBuffer(size) }
 	b := newBuffer(size)
-	n, err := c.read(b.request)
+	n, err := c.read(b)
 	if err == nil {
 		var size int
 		if size, err = c.handle(b, n); err == nil {
-			err = c.send(b.reply[:size])
+			err = b.send(size)
 		}
 	}
 	if err != nil {
@@ -96,6 +99,9 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 		return nil, fmt.Errorf("cannot greet the kernel: %w", err)
 	}
 	enoughProcs()
+	if runtime.NumCPU() > 1 { // with one, to look for a request is to keep who would send it from it
+		c.calm.nowait = openNowait(fd)
+	}
 	return c, nil
 }
 
@@ -112,7 +118,10 @@ func enoughProcs() {
 // buffer holds a request and its answer. The data of a WRITE, and of the answer to
 // a READ, lie on a page behind their headers: that is what O_DIRECT wants, and what
 // copies fastest.
-type buffer struct{ request, reply []byte }
+type buffer struct {
+	request, reply []byte
+	fd             int // where the request came from, and the answer goes to
+}
 
 const (
 	requestHeader = 40 + 40 // struct fuse_in_header, struct fuse_write_in
@@ -135,9 +144,13 @@ func (c *connection) serve() {
 	for range minReaders {
 		c.readers.Go(c.reader)
 	}
+	c.readers.Go(c.watch)
 	c.readers.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.calm.nowait >= 0 {
+		unix.Close(c.calm.nowait)
+	}
 	unix.Close(c.fd)
 	c.fd = -1
 }
@@ -147,7 +160,7 @@ func (c *connection) reader() {
 	b, _ := c.buffers.Get().(*buffer)
 	defer c.buffers.Put(b)
 	for {
-		n, err := c.read(b.request)
+		n, err := c.next(b)
 		left := c.reading.Add(-1)
 		if err != nil {
 			if err != unix.ENODEV {
@@ -156,15 +169,20 @@ func (c *connection) reader() {
 			c.end.Do(func() { close(c.ended) })
 			return
 		}
+		c.calm.note(b.request[:n])
 		if left == 0 && !quick(b.request) {
-			c.relieve()
+			if c.calm.is() && short(b.request[:n]) {
+				c.calm.wakeWatch()
+			} else {
+				c.relieve()
+			}
 		}
 		size, err := c.handle(b, n)
 		// The answer wakes who asked, and he may ask again before the write returns:
 		// this reader counts as reading by then.
 		goesOn := c.goesOn()
 		if err == nil {
-			err = c.send(b.reply[:size])
+			err = b.send(size)
 		}
 		if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
 			c.log.Warn("an answer was refused by the kernel", "error", err)
@@ -200,7 +218,11 @@ func (c *connection) relieve() {
 
 // goesOn counts the caller as a reader, unless enough others read.
 func (c *connection) goesOn() bool {
-	for r := c.reading.Load(); r < minReaders; r = c.reading.Load() {
+	enough := int32(minReaders)
+	if c.calm.is() {
+		enough = 1
+	}
+	for r := c.reading.Load(); r < enough; r = c.reading.Load() {
 		if c.reading.CompareAndSwap(r, r+1) {
 			return true
 		}
@@ -222,10 +244,23 @@ func (c *connection) rest() bool {
 	}
 }
 
+// next brings the next request. While it is calm the only reader looks for it
+// before it waits; with others in read(2) each request would wake one of them in vain.
+func (c *connection) next(b *buffer) (int, error) {
+	if c.calm.nowait >= 0 && c.calm.is() && c.reading.Load() == 1 {
+		if n := c.calm.look(b.request); n >= 40 {
+			b.fd = c.calm.nowait
+			return n, nil
+		}
+	}
+	return c.read(b)
+}
+
 // read waits for a request.
-func (c *connection) read(b []byte) (int, error) {
+func (c *connection) read(b *buffer) (int, error) {
+	b.fd = c.fd
 	for {
-		n, err := unix.Read(c.fd, b)
+		n, err := unix.Read(c.fd, b.request)
 		switch {
 		case err == unix.EINTR || err == unix.ENOENT: // ENOENT: it was taken back meanwhile
 		case err == nil && n < 40:
@@ -249,11 +284,11 @@ func (c *connection) handle(b *buffer, n int) (int, error) {
 }
 
 // send writes an answer; FORGET and its like have none.
-func (c *connection) send(answer []byte) error {
-	if len(answer) == 0 {
+func (b *buffer) send(size int) error {
+	if size == 0 {
 		return nil
 	}
-	_, err := unix.Write(c.fd, answer)
+	_, err := unix.Write(b.fd, b.reply[:size])
 	return err
 }
 

@@ -1,0 +1,129 @@
+package fusefs
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// While one reader serves all, a request that does not come back must not keep the
+// others: again and again, since the watch sleeps between.
+func TestCalmEnds(t *testing.T) {
+	p := newPool(t)
+	s := p.mountWith(request{FreezeMax: time.Minute, Layers: layers{Base: p.base("", "mkdir d; echo x >d/x; for i in $(seq 50); do echo $i >f$i; done"), Uppers: []upperDir{p.upper("sys", "/")}}})
+	for round := range 5 {
+		for i := range 100 { // short requests, one after the other
+			name := filepath.Join(s.mnt, "d", fmt.Sprintf("n%d", i))
+			fd, err := unix.Open(name, unix.O_CREAT|unix.O_WRONLY|unix.O_EXCL, 0o644)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := unix.Write(fd, []byte("x")); err != nil {
+				t.Error(err)
+			}
+			unix.Close(fd)
+		}
+		time.Sleep(time.Duration(round) * 10 * time.Millisecond) // the watch is awake, or asleep
+		s.call(request{Op: "freeze"})
+		held := make(chan error, 1)
+		go func() { held <- os.Chmod(filepath.Join(s.mnt, "d", "n0"), 0o600) }()
+		time.Sleep(10 * time.Millisecond)
+		read := make(chan error, 1)
+		go func() {
+			var errs []error
+			for i := range 10 {
+				_, err := os.ReadFile(filepath.Join(s.mnt, fmt.Sprintf("f%d", round*10+i+1)))
+				errs = append(errs, err)
+			}
+			read <- errors.Join(errs...)
+		}()
+		select {
+		case err := <-read:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("the view does not answer while one change waits")
+		}
+		select {
+		case err := <-held:
+			t.Errorf("a change did not wait: %v", err)
+		default:
+		}
+		s.call(request{Op: "thaw"})
+		select {
+		case err := <-held:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("a change waits after thaw")
+		}
+		for i := range 100 {
+			if err := unix.Unlink(filepath.Join(s.mnt, "d", fmt.Sprintf("n%d", i))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestCalmLevel(t *testing.T) {
+	lookup, read := words(46, opcodeLookup, 1, 0, 1, 0, 0, 0, 0, 0), words(80, opcodeRead, 1, 0, 1, 0, 0, 0, 0, 0)
+	forget := words(48, opcodeForget, 1, 0, 1, 0, 0, 0, 0, 0)
+	var c calm
+	for range calmFrom {
+		if c.is() {
+			t.Fatal("calm too early")
+		}
+		c.note(lookup)
+		c.note(forget)
+	}
+	if !c.is() {
+		t.Error("not calm after many short requests")
+	}
+	c.note(read)
+	if c.is() {
+		t.Error("calm while there are reads")
+	}
+	for range 10 * calmMost {
+		c.note(lookup)
+	}
+	for range 3 {
+		c.note(read)
+	}
+	if !c.is() {
+		t.Error("a few reads end the calm")
+	}
+	c.end()
+	if c.is() {
+		t.Error("calm after its end")
+	}
+}
+
+func TestShortRequests(t *testing.T) {
+	setattr := func(valid uint32) []byte {
+		return append(words(128, opcodeSetattr, 1, 0, 1, 0, 0, 0, 0, 0), append(words(valid), make([]byte, 84)...)...)
+	}
+	write := func(size uint32) []byte { return words(size, opcodeWrite, 1, 0, 1, 0, 0, 0, 0, 0) }
+	for _, q := range []struct {
+		what    string
+		request []byte
+		want    bool
+	}{
+		{"chmod", setattr(fuse.FATTR_MODE), true},
+		{"truncate", setattr(fuse.FATTR_SIZE), false},
+		{"a small write", write(4096 + 80), true},
+		{"a large write", write(1<<20 + 80), false},
+		{"fsync", words(56, 20, 1, 0, 1, 0, 0, 0, 0, 0), false},
+	} {
+		if got := short(q.request); got != q.want {
+			t.Errorf("%s: %v", q.what, got)
+		}
+	}
+}
