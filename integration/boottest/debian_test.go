@@ -33,10 +33,10 @@ ExecStart=/bin/sh -c '{ echo "GUEST root $(findmnt -n -o FSTYPE /)"; \
 WantedBy=multi-user.target
 `
 
-// A Debian machine, with its own kernel, its own initramfs (made by initramfs-tools with
-// our hook) and systemd: boots from a view, updates itself, boots the new version and
-// marks it good. BTROVL_BOOT_DEBIAN names a directory with a Debian system that has a
-// kernel and initramfs-tools, such as debootstrap makes with
+// A Debian machine, with its own kernel, its own initramfs (made by initramfs-tools or by
+// dracut, with our hook or module) and systemd: boots from a view, updates itself, boots the
+// new version and marks it good. BTROVL_BOOT_DEBIAN names a directory with a Debian system
+// that has a kernel and one of the two, such as debootstrap makes with
 // --include=linux-image-amd64,systemd-sysv,initramfs-tools,btrfs-progs.
 func TestBootDebian(t *testing.T) {
 	from := os.Getenv("BTROVL_BOOT_DEBIAN")
@@ -63,7 +63,12 @@ func TestBootDebian(t *testing.T) {
 		mount -t proc proc "$1/proc"
 		chroot "$1" systemctl mask -q serial-getty@ttyS0.service # it would take the line away from us
 		chroot "$1" systemctl enable -q report.service btrovl-mark-good.service btrovl-health.service
-		chroot "$1" update-initramfs -c -k all`, root, report)
+		if [ ! -x "$1/usr/bin/dracut" ]; then chroot "$1" update-initramfs -c -k all; exit; fi
+		for modules in "$1"/lib/modules/*; do
+			version=${modules##*/}
+			chroot "$1" depmod "$version"
+			chroot "$1" dracut --quiet --force --no-hostonly --kver "$version" "/boot/initrd.img-$version"
+		done`, root, report)
 
 	mnt := filepath.Join(dir, "mnt")
 	m := &machine{dir: dir, disk: filepath.Join(dir, "disk.img"), memory: "1536"}
