@@ -60,6 +60,7 @@
 //	   └─ Node.mu          of a child before its parent's
 //	      ├─ table.mu      names, ids, lookups       ┐
 //	      ├─ fdCache.mu    descriptors               ├ leaves, never held over I/O
+//	      ├─ scout.mu      what is read ahead        │
 //	      └─ listCache.mu  which lists are kept      ┘
 //
 // The caller (the kernel) serialises changes of one directory's names against one

@@ -34,6 +34,7 @@ const (
 	noCaps                         // (files) has no security.capability: the kernel asks before every first write
 	capsTaken                      // (files) … and had until a moment ago
 	noXattrs                       // has no extended attributes that show
+	listed                         // (directories) its list was read
 	walked                         // (directories) somebody looked a name up since a part of the list was sent without nodes
 )
 

@@ -21,6 +21,9 @@ func (u *Union) ReadDirPlus(n *Node, cookie uint64, emit func(*Entry) bool, fill
 	if err != nil {
 		return err
 	}
+	if cookie == 0 {
+		u.walking(n, l)
+	}
 	small := len(l.ents) <= plusMax
 	plus := small || cookie == 0 || n.is(walked)
 	n.set(0, walked)

@@ -27,6 +27,7 @@ type Union struct {
 	copies        atomic.Uint64
 	detachedCount atomic.Int64
 	lists         listCache
+	scout         scout
 	baseLinks     baseLinks
 
 	// Released is told the name of each layer (the Name of the *os.File that
@@ -101,6 +102,7 @@ func (u *Union) SetMaxFDs(n int) {
 
 // Close releases all descriptors. Nothing may use the union any more.
 func (u *Union) Close() error {
+	u.scout.close()
 	u.tree.Lock()
 	defer u.tree.Unlock()
 	u.fds.sweep(func(*handle) bool { return false })
