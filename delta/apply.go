@@ -311,6 +311,10 @@ func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<
 	}
 	var err error
 	switch {
+	case a.inFile(j.rec, total+size):
+		if j.held = j.rec.fileHeld(total); j.held > a.objectLimit {
+			err = damaged("a program that takes %d bytes of memory where %d are allowed", j.held, a.objectLimit)
+		}
 	case j.rec.inMemory():
 		if j.held = total + size; total > a.objectLimit || j.held > a.objectLimit {
 			err = damaged("an object of %d bytes", j.held)

@@ -151,10 +151,13 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 			way = methodObject
 		}
 		var moves []exe.Move
-		if small && !object && !m.o.without(stepPrograms) {
+		if !object && !m.o.without(stepPrograms) {
 			moved, movedHead, along, ok, err := diffProgram(ctx, data, c.data)
 			if err != nil {
 				return err
+			}
+			if r := (record{head: movedHead, moves: along}); !small && r.fileHeld(int64(len(c.data))) > objectLimit(m.o.Memory) {
+				ok = false
 			}
 			if k := m.cost(moved) + int64(4*len(along)); ok && k < n {
 				n, way, actions, head, moves = k, methodProgram, moved, movedHead, along

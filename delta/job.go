@@ -42,7 +42,11 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 			crc.sum = asm.crc
 		}
 	case methodObject, methodProgram:
-		err = a.object(ctx, views[0], j, crc)
+		if a.inFile(j.rec, views[0].size+j.rec.size) {
+			err = a.largeProgram(ctx, views[0], j, crc)
+		} else {
+			err = a.object(ctx, views[0], j, crc)
+		}
 	case methodRestore:
 		err = a.restore(ctx, views, j, crc)
 	case methodKernel:
