@@ -59,7 +59,7 @@ switch at once.`,
 			}
 			return a.write(ctx, "rollback", func(p *subvolumes.Pool, w *subvolumes.Writer) error {
 				var r *subvolumes.Record
-				list, err := a.deploy(ctx, p, f, "", func() (err error) {
+				list, err := a.deploy(ctx, p, f, "", false, func() (err error) {
 					r, err = w.Rollback(ctx, id, reason)
 					return err
 				})

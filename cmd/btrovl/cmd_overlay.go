@@ -38,7 +38,7 @@ its content of that time back too; others are shared by all deployments.`,
 			}
 			return a.write(ctx, "overlay add "+def.Name, func(p *subvolumes.Pool, w *subvolumes.Writer) error {
 				var r *subvolumes.Record
-				list, err := a.deploy(ctx, p, f, "", func() (err error) {
+				list, err := a.deploy(ctx, p, f, "", false, func() (err error) {
 					r, err = w.AddOverlay(ctx, def)
 					return err
 				})

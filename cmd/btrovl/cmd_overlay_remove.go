@@ -33,7 +33,7 @@ deployments, until garbage collection takes them. Asks on a terminal.`,
 				if err := a.confirm(ctx, yes, "Remove overlay %s? Its files are no longer shown.", args[0]); err != nil {
 					return err
 				}
-				list, err := a.deploy(ctx, p, f, "", func() (err error) {
+				list, err := a.deploy(ctx, p, f, "", false, func() (err error) {
 					r, err = w.RemoveOverlay(ctx, args[0])
 					return err
 				})

@@ -38,7 +38,7 @@ deployment. Mounted views switch at once; the one that is / at the next boot, un
 					return err
 				}
 				var r *subvolumes.Record
-				list, err := a.deploy(ctx, p, f, "", func() (err error) {
+				list, err := a.deploy(ctx, p, f, "", false, func() (err error) {
 					r, err = reset.Reset(ctx, w, o)
 					return err
 				})

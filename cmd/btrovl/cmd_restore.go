@@ -43,7 +43,7 @@ views switch at once; the one that is / at the next boot, unless --now.`,
 			}
 			return a.write(ctx, "restore "+args[0], func(p *subvolumes.Pool, w *subvolumes.Writer) error {
 				var r *subvolumes.Record
-				list, err := a.deploy(ctx, p, f, "", func() (err error) {
+				list, err := a.deploy(ctx, p, f, "", false, func() (err error) {
 					r, err = restore(w)
 					return err
 				})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -47,21 +48,23 @@ type switched struct {
 }
 
 // deploy runs commit, which writes a new deployment, and lets the mounted views
-// follow it. If base is set, it becomes the base, and no view changes an overlay between
-// the snapshots that commit takes and the switch. Views are thawed on every path; a process that
+// follow it. If base is set, it becomes the base, and the views find out before what that
+// changes. If freeze is set, no view changes an overlay between the snapshots that commit
+// takes and the switch. Views are thawed on every path; a process that
 // dies here thaws too, because the view's daemon sees the connection end.
 //
 // Nothing is printed meanwhile: standard error may lie on a frozen view.
-func (a *app) deploy(ctx context.Context, p *subvolumes.Pool, f switchFlags, base string, commit func() error) ([]switched, error) {
+func (a *app) deploy(ctx context.Context, p *subvolumes.Pool, f switchFlags, base string, freeze bool, commit func() error) ([]switched, error) {
 	list, err := views(ctx, p)
 	if err != nil {
 		return nil, err
 	}
 	defer closeViews(list)
-	if base != "" && len(list) > 0 {
-		if !f.nextBoot {
-			prepareAll(ctx, p, list, base)
-		}
+	if base != "" && !f.nextBoot {
+		prepareAll(ctx, list, base)
+	}
+	if freeze && len(list) > 0 {
+		syncPool(p) // what the snapshots would write while everybody waits
 		thaw, err := freezeAll(ctx, list)
 		defer thaw()
 		if err != nil {
@@ -80,16 +83,18 @@ func (a *app) deploy(ctx context.Context, p *subvolumes.Pool, f switchFlags, bas
 	return out, nil
 }
 
-// prepareAll takes out of the freeze what takes long: views search for what the next
-// base will change, and data that the snapshots would write go to the disk. What fails
-// here only makes the freeze longer.
-func prepareAll(ctx context.Context, p *subvolumes.Pool, list []*view, base string) {
+// prepareAll lets the views search for what the next base will change. What fails here
+// is done at the switch.
+func prepareAll(ctx context.Context, list []*view, base string) {
 	for _, v := range list {
-		if v.err == nil && !v.ReadOnly {
+		if v.err == nil {
 			v.call(ctx, switchTime, "prepare", map[string]string{"base": base}, nil)
 		}
 	}
-	if f, err := p.OpenBase(base); err == nil {
+}
+
+func syncPool(p *subvolumes.Pool) {
+	if f, err := os.Open(p.Dir()); err == nil {
 		btrfs.Syncfs(f)
 		f.Close()
 	}

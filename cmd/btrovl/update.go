@@ -214,13 +214,11 @@ func (u *update) commit(ctx context.Context) error {
 		u.record = r
 	}
 	r := u.record
-	base := "" // overlays that follow it are snapshotted
+	freeze := false
 	for _, o := range r.Active().Overlays {
-		if o.FollowBase {
-			base = m.To.Version
-		}
+		freeze = freeze || o.FollowBase
 	}
-	list, err := u.deploy(ctx, u.pool, u.switchFlags, base, func() (err error) {
+	list, err := u.deploy(ctx, u.pool, u.switchFlags, m.To.Version, freeze, func() (err error) {
 		if r.Active().Base == m.To.Version {
 			return nil
 		}
