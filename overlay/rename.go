@@ -63,6 +63,16 @@ func (u *Union) prepareMove(m *move, flags uint32) error {
 		if u.trieChild(e.dir, e.name) != nil {
 			return unix.EBUSY // a claim's root, or what leads to one
 		}
+		if e == &m.to && !m.exchange {
+			free, white, err := u.vacant(e.dir, e.name)
+			if err != nil {
+				return err
+			}
+			if free {
+				m.toWhite = white
+				continue
+			}
+		}
 		n, done, err := u.known(e.dir, e.name)
 		switch {
 		case err == nil:
@@ -108,13 +118,39 @@ func (u *Union) prepareMove(m *move, flags uint32) error {
 	}
 	var st Attr
 	var err error
-	if m.fromLow, err = u.inBase(m.from.dir, m.from.name, &st); err != nil {
-		return err
+	m.fromLow, err = u.inBase(m.from.dir, m.from.name, &st)
+	return err
+}
+
+// vacant says whether the view shows nothing under a name, and whether a whiteout is
+// why. Most renames lead to a name that never was: that is one look.
+func (u *Union) vacant(dir *Node, name string) (free, white bool, err error) {
+	if dir.nameless() {
+		return false, false, unix.ENOENT
 	}
-	if t == nil {
-		m.toWhite = at{m.to.up.fd, m.to.name}.stat(&st) == nil
+	u.tab.mu.Lock()
+	known := u.tab.names[linkKey{dir, name}] != nil
+	u.tab.mu.Unlock()
+	if known {
+		return false, false, nil
 	}
-	return nil
+	var st Attr
+	if dir.is(hasUpper) {
+		h, err := u.dir(dir, upper)
+		if err != nil {
+			return false, false, err
+		}
+		defer u.fds.release(h)
+		switch err := (at{h.fd, name}).stat(&st); {
+		case err == nil:
+			white = whiteout(&st)
+			return white, white, nil
+		case err != unix.ENOENT:
+			return false, false, err
+		}
+	}
+	low, err := u.inBase(dir, name, &st)
+	return !low, false, err
 }
 
 // bringUp copies an object up with all that is below it.
