@@ -124,16 +124,15 @@ func objectSpans(s []elfSection, head int64) (spans [numParts][]span, ok bool) {
 
 // An objectBuilder runs the operations of an object in memory.
 type objectBuilder struct {
-	reloc       *relocator
-	hints       *hints
-	src         []byte // rewritten between the parts
-	dst         []byte
-	spans       [numParts][]span
-	head        int64
-	part        objectPart
-	at          int64       // in the file
-	cur         []piecePair // pieces of this part that are not complete
-	pos         int64       // expected position in the source
+	reloc *relocator
+	hints *hints
+	src   []byte // rewritten between the parts
+	dst   []byte
+	spans [numParts][]span
+	head  int64
+	part  objectPart
+	cur   []piecePair // pieces of this part that are not complete
+	pieceCursor
 	oldSpans    [numParts][]span
 	oldSections []elfSection
 }
@@ -208,38 +207,20 @@ func (b *objectBuilder) finish() {
 
 // do runs one action, which must stay within a piece.
 func (b *objectBuilder) do(c action) error {
-	if c.kind == opRaw && c.length == 0 {
+	if c.ends() {
 		return nil
 	}
 	if len(b.cur) == 0 {
 		return damaged("more operations than an object has parts")
 	}
-	left := b.cur[0].new.to - b.at
-	if c.length == 0 {
-		c.length = left
+	at := b.at
+	if err := b.take(&c, b.cur[0].new.to, int64(len(b.src))); err != nil {
+		return err
 	}
-	if c.length > left {
-		return damaged("an operation across the parts of an object")
+	c.write(b.dst[at:b.at], b.src)
+	if c.kind == opCopy || c.kind == opAdd {
+		b.reloc.pos.add(c.pos, at, c.length)
 	}
-	dst := b.dst[b.at : b.at+c.length]
-	switch c.kind {
-	case opCopy, opAdd:
-		pos := b.pos + c.seek
-		if pos < 0 || c.length > int64(len(b.src))-pos {
-			return damaged("an operation beyond its sources")
-		}
-		src := b.src[pos : pos+c.length]
-		if c.kind == opCopy {
-			copy(dst, src)
-		} else {
-			addBytes(dst, src, c.data)
-		}
-		b.reloc.pos.add(pos, b.at, c.length)
-		b.pos = pos + c.length
-	default:
-		copy(dst, c.data)
-	}
-	b.at += c.length
 	return b.advance()
 }
 
@@ -290,9 +271,6 @@ func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []actio
 	}
 	return actions, head, true, nil
 }
-
-// A piecePair is a piece of a new part and what it is compared with.
-type piecePair struct{ new, old span }
 
 // pairPieces cuts the spans of a part at the beginnings of sections, and pairs each piece with the
 // old section of the same name, or with the whole extent of the old part.

@@ -20,8 +20,8 @@ type programBuilder struct {
 	head     int64
 	moves    []exe.Move
 	pieces   []piecePair
-	at, pos  int64
-	ready    bool // the source is brought up to date
+	pieceCursor
+	ready bool // the source is brought up to date
 }
 
 const maxMoves = 1 << 20
@@ -31,11 +31,20 @@ func newProgramBuilder(src, dst []byte, head int64, moves []exe.Move) (*programB
 	if head <= 0 || head > size || head > int64(len(src)) {
 		return nil, damaged("a program with a head of %d bytes", head)
 	}
+	pieces, err := programPieces(head, size, int64(len(src)), moves)
+	if err != nil {
+		return nil, err
+	}
 	b := &programBuilder{src: src, dst: dst, head: head, moves: moves}
-	b.pieces = append(b.pieces, piecePair{span{0, head}, span{0, head}})
+	b.pieces = append([]piecePair{{span{0, head}, span{0, head}}}, pieces...)
+	return b, nil
+}
+
+// programPieces cuts what is behind the head of a program of size bytes into pieces.
+func programPieces(head, size, source int64, moves []exe.Move) (pieces []piecePair, err error) {
 	at := head
 	for _, m := range moves {
-		if m.Old < 0 || m.Length <= 0 || m.Length > int64(len(src))-m.Old || m.New < 0 || m.Length > size-m.New {
+		if m.Old < 0 || m.Length <= 0 || m.Length > source-m.Old || m.New < 0 || m.Length > size-m.New {
 			return nil, damaged("a move of %d bytes from %d to %d", m.Length, m.Old, m.New)
 		}
 		end := m.New + m.Length
@@ -47,51 +56,31 @@ func newProgramBuilder(src, dst []byte, head int64, moves []exe.Move) (*programB
 			return nil, damaged("moves that overlap")
 		}
 		if from > at {
-			b.pieces = append(b.pieces, piecePair{span{at, from}, span{}})
+			pieces = append(pieces, piecePair{span{at, from}, span{}})
 		}
 		old := m.Old + from - m.New
-		b.pieces = append(b.pieces, piecePair{span{from, end}, span{old, old + end - from}})
+		pieces = append(pieces, piecePair{span{from, end}, span{old, old + end - from}})
 		at = end
 	}
 	if at < size {
-		b.pieces = append(b.pieces, piecePair{span{at, size}, span{}})
+		pieces = append(pieces, piecePair{span{at, size}, span{}})
 	}
-	return b, nil
+	return pieces, nil
 }
 
 // do runs one action, which must stay within a piece.
 func (b *programBuilder) do(c action) error {
-	if c.kind == opRaw && c.length == 0 {
+	if c.ends() {
 		return nil
 	}
 	if len(b.pieces) == 0 {
 		return damaged("more operations than a program has pieces")
 	}
-	left := b.pieces[0].new.to - b.at
-	if c.length == 0 {
-		c.length = left
+	at := b.at
+	if err := b.take(&c, b.pieces[0].new.to, int64(len(b.src))); err != nil {
+		return err
 	}
-	if c.length > left {
-		return damaged("an operation across the pieces of a program")
-	}
-	dst := b.dst[b.at : b.at+c.length]
-	switch c.kind {
-	case opCopy, opAdd:
-		pos := b.pos + c.seek
-		if pos < 0 || c.length > int64(len(b.src))-pos {
-			return damaged("an operation beyond its sources")
-		}
-		src := b.src[pos : pos+c.length]
-		if c.kind == opCopy {
-			copy(dst, src)
-		} else {
-			addBytes(dst, src, c.data)
-		}
-		b.pos = pos + c.length
-	default:
-		copy(dst, c.data)
-	}
-	b.at += c.length
+	c.write(b.dst[at:b.at], b.src)
 	if b.at == b.pieces[0].new.to {
 		if b.pieces = b.pieces[1:]; len(b.pieces) > 0 && b.pieces[0].old.to > 0 {
 			b.pos = b.pieces[0].old.from
@@ -109,7 +98,7 @@ func (b *programBuilder) content() ([]byte, bool) { return b.dst, len(b.pieces) 
 // diffProgram finds the actions of a program; ok is false for what is none.
 func diffProgram(ctx context.Context, new, old []byte) (actions []action, head int64, moves []exe.Move, ok bool, err error) {
 	head = int64(exe.HeadSize(new))
-	if head == 0 || head > int64(len(old)) || int64(len(new)+len(old)) > maxObject {
+	if head == 0 || head > int64(len(old)) || max(len(new), len(old)) > maxProgram {
 		return nil, 0, nil, false, nil
 	}
 	moves, err = exe.Match(ctx, old, new)
