@@ -13,23 +13,50 @@ import (
 // must be decompressed there, and beyond memoryFirstMax it goes through the disk.
 const maxExpanded = 32 << 20
 
+// An expanded candidate.
+type insideOf struct {
+	candidate
+	plain []byte
+}
+
+// unpackAfter takes a file apart. The old file that its recipe may refer to is the one whose
+// inside it is compared with; none if no candidate has one.
+func (m *maker) unpackAfter(data []byte, cands []candidate) (*redeflate.Unpacked, *insideOf) {
+	limit := int64(maxExpanded)
+	if redeflate.IsKernel(data) {
+		limit = maxKernel
+	}
+	if !redeflate.Recognize(data[:min(len(data), 1024)]) {
+		return nil, nil
+	}
+	var old *insideOf
+	o := redeflate.Options{}
+	for _, c := range cands {
+		w := sinkAppender{&memorySink{limit: limit}}
+		if int64(len(c.data)) <= limit && redeflate.Expand(w, bytes.NewReader(c.data), int64(len(c.data))) == nil {
+			old, o.Old = &insideOf{c, w.b}, c.data
+			break
+		}
+	}
+	u, err := redeflate.Unpack(data, o)
+	if err != nil {
+		return nil, nil
+	}
+	if need, err := redeflate.Memory(u.Recipe, 2); err != nil || need > restoreLimit(m.o.Memory) {
+		return nil, nil
+	}
+	return u, old
+}
+
 // restore patches what is inside of a compressed file: members that are files of the
 // system cost nothing, the rest is compared with the inside of an old version.
-func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked, cands []candidate, f *made) error {
+func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked, from *insideOf, f *made) error {
 	var sources []source
 	var old []byte
-	for _, c := range cands {
-		if len(c.data) > maxExpanded {
-			continue
-		}
-		var b bytes.Buffer
-		if err := redeflate.Expand(&b, bytes.NewReader(c.data), int64(len(c.data))); err != nil || b.Len() > maxExpanded {
-			continue
-		}
-		old = b.Bytes()
-		sources = append(sources, source{index: c.index, expanded: true})
-		f.info.Source, f.info.Why = m.olds.entries[c.index].path, c.why
-		break
+	if from != nil {
+		old = from.plain
+		sources = append(sources, source{index: from.index, expanded: true})
+		f.info.Source, f.info.Why = m.olds.entries[from.index].path, from.why
 	}
 	// What is a member of an archive and a file of the system is copied; the rest is one text.
 	type piece struct {
@@ -110,7 +137,7 @@ func (a action) cut(n int64) action {
 
 // member finds the file of the system that a member of an archive is.
 func (m *maker) member(s redeflate.Segment, p []byte) (source, bool) {
-	if s.Kind != redeflate.Member || len(p) == 0 {
+	if s.Kind != redeflate.Member || len(p) == 0 || m.o.without(stepMembers) {
 		return source{}, false
 	}
 	sum := tree.Sum(sha256.Sum256(p))

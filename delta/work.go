@@ -41,7 +41,11 @@ const (
 
 // bounded finds the smallest way to make a file when there is memory for it.
 func (m *maker) bounded(ctx context.Context, i int) *made {
-	n := min(max(perByte*min(m.news.entries[i].size, indexed), 1), m.o.work.total)
+	size := m.news.entries[i].size
+	if kernelIn(m.news, i) {
+		size = maxKernel // what is inside
+	}
+	n := min(max(perByte*min(size, indexed), 1), m.o.work.total)
 	if err := m.o.work.sem.Acquire(ctx, n); err != nil {
 		return &made{err: err}
 	}

@@ -22,8 +22,8 @@
 // security update 1392 kB → 742 kB; vmlinux 6.1.176 → 6.1.192 (66 MB) 3190 kB → 673 kB
 // and 58 kB of table.
 //
-// Rewrite holds a bit for each byte of old and little else, and goes through it from front
-// to back: old may be a mapped temporary file where 66 MB are too much to hold.
+// Rewrite holds a bit for each byte of old and little else, and goes through most of it from front
+// to back: old may be a mapped temporary file where 66 MB are too much to hold ([RewriteMapped]).
 package exe
 
 import (
@@ -41,12 +41,18 @@ type Move struct {
 // [HeadSize] of it. It reports whether it did anything. Moves may come in any order, and
 // overlap in the old file; Rewrite sorts them.
 func Rewrite(old, head []byte, moves []Move) bool {
+	return RewriteMapped(old, head, moves, func() {})
+}
+
+// RewriteMapped is Rewrite for an old file that is mapped: it calls shed whenever it has
+// looked at about a megabyte more, for pages to be given back.
+func RewriteMapped(old, head []byte, moves []Move, shed func()) bool {
 	from, to := parse(old), parse(head)
 	if from == nil || to == nil || from.arm64 != to.arm64 || len(moves) == 0 {
 		return false
 	}
 	m := mover{from: from, to: to, moves: cover(moves)}
-	from.sites(func(s site) {
+	from.sites(shed, func(s site) {
 		t := m.address(from.target(s))
 		if s.kind.word() {
 			w := binary.LittleEndian.Uint32(old[s.off:])

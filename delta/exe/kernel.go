@@ -107,7 +107,7 @@ func (f *finder) kernelSymbols() {
 	}
 	le, b := binary.LittleEndian, f.b[s.off:s.off+s.size]
 	// The low half of the base may look like one more word of the run.
-	at := descending(b)
+	at := f.descending(b)
 	end := align8(max(at-4, 0))
 	if end+8 <= len(b) && le.Uint64(b[end:]) != code.addr {
 		end += 8
@@ -167,10 +167,13 @@ func (f *finder) kernelSymbols() {
 func align8(n int) int { return (n + 7) &^ 7 }
 
 // descending returns where a long run of negative, descending words ends, 0 if there is none.
-func descending(b []byte) int {
+func (f *finder) descending(b []byte) int {
 	const least = 4096
 	n, last := 0, int32(0)
 	for i := 0; i+4 <= len(b); i += 4 {
+		if i%sawStep == 0 {
+			f.saw(sawStep)
+		}
 		switch w := int32(binary.LittleEndian.Uint32(b[i:])); {
 		case w < 0 && (n == 0 || w <= last):
 			n, last = n+1, w

@@ -22,7 +22,7 @@ func Mask(b []byte) []byte {
 	}
 	out := slices.Clone(b)
 	var sites []site
-	im.sites(func(s site) {
+	im.sites(func() {}, func(s site) {
 		sites = append(sites, s)
 		if s.kind.word() {
 			w := binary.LittleEndian.Uint32(b[s.off:])

@@ -27,7 +27,11 @@ func (f *finder) placeTables(s *section) {
 		}
 		return n
 	}
-	for i := 0; i+4 <= len(b); {
+	for i, last := 0, 0; i+4 <= len(b); {
+		if i-last >= sawStep {
+			f.saw(i - last)
+			last = i
+		}
 		if n := row(i, 16, func(i int) bool { return code(i) && code(i+4) && key(i+8) }); n >= leastEntries {
 			for ; n > 0; i, n = i+16, n-1 {
 				f.found(word(i))

@@ -76,13 +76,16 @@ func (im *image) target(s site) uint64 {
 type finder struct {
 	*image
 	visit  func(site)
+	shed   func()
+	seen   int      // bytes since shed was called
 	taken  []uint64 // one bit for every byte of the file
 	tables []uint64 // addresses that code takes and that are not of code
 }
 
 // sites visits all that can be recognised. No two that are visited overlap.
-func (im *image) sites(visit func(site)) {
-	f := &finder{image: im, visit: visit, taken: make([]uint64, len(im.b)/64+1)}
+// From time to time it calls shed.
+func (im *image) sites(shed func(), visit func(site)) {
+	f := &finder{image: im, visit: visit, shed: shed, taken: make([]uint64, len(im.b)/64+1)}
 	for i := range im.sections {
 		s := &im.sections[i]
 		switch {
@@ -106,6 +109,20 @@ func (im *image) sites(visit func(site)) {
 	f.kernel()
 }
 
+const (
+	shedEvery = 1 << 20
+	siteSeen  = 64 // bytes that are touched for a site, roughly
+	sawStep   = 64 << 10
+)
+
+// saw counts what was looked at.
+func (f *finder) saw(n int) {
+	if f.seen += n; f.seen >= shedEvery {
+		f.seen = 0
+		f.shed()
+	}
+}
+
 // found visits a site, unless it overlaps one that was visited.
 func (f *finder) found(s site) {
 	end := s.off + uint32(s.size())
@@ -121,6 +138,7 @@ func (f *finder) found(s site) {
 		f.taken[i/64] |= 1 << (i % 64)
 	}
 	f.visit(s)
+	f.saw(siteSeen)
 }
 
 // code finds calls, jumps and references relative to the instruction pointer by
@@ -133,7 +151,11 @@ func (f *finder) code(s *section) {
 		at := site{off: uint32(s.off) + uint32(i), kind: relative32, base: s.addr + uint64(i) + 4}
 		return at, f.target(at)
 	}
-	for i := 0; i+6 <= len(b); i++ {
+	for i, last := 0, 0; i+6 <= len(b); i++ {
+		if i-last >= sawStep {
+			f.saw(i - last)
+			last = i
+		}
 		switch c := b[i]; {
 		case c == 0xe8 || c == 0xe9: // call, jmp
 			if at, t := rel(i + 1); f.isCode(t) {

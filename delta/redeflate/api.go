@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/btrovl/btrovl/delta/redeflate/relzma"
 )
 
 // ErrUnsupported says that nothing in a file can be taken apart, or that it
@@ -52,6 +54,10 @@ type Unpacked struct {
 	Segments []Segment // a map of Plain
 }
 
+// A Move says that Length bytes at Old in the old content are, or nearly are, those at New
+// in the new one. Content is what the first LZMA2 stream of a file holds.
+type Move = relzma.Move
+
 // Options bounds the work of Unpack.
 type Options struct {
 	// MaxPlain refuses files that hold more than this many bytes (0: 1 GiB),
@@ -60,7 +66,8 @@ type Options struct {
 	// Old is the file that the device will have in this one's place, or nil.
 	// Some formats (xz) can be made again only by comparing how the old file
 	// was compressed; Restore then needs it too.
-	Old []byte
+	Old   []byte
+	Moves []Move
 	// NoVerify leaves out the proof by Restore. Only for measuring.
 	NoVerify bool
 }
@@ -96,11 +103,19 @@ func Restore(w io.Writer, plain io.Reader, recipe []byte) error {
 	return r.Restore(w, plain, recipe)
 }
 
+// Contents is Expand, and returns which parts of plain are the content of compressed
+// streams: Content segments, without what is between them.
+func Contents(w io.Writer, file io.ReaderAt, size int64) ([]Segment, error) {
+	e := newExpander(w, file, size)
+	err := e.run()
+	return e.contents, err
+}
+
 // Expand writes the plain of an old file, to compare a new one against. It
 // differs from Unpack in that it takes every compressed part apart, also those
 // that could not be made again, and that it needs neither recipe nor the whole
 // file in memory. The same file gives the same bytes on every machine.
 // Files of unknown format give ErrUnsupported before anything is written.
 func Expand(w io.Writer, file io.ReaderAt, size int64) error {
-	return expand(w, file, size)
+	return newExpander(w, file, size).run()
 }

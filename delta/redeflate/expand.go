@@ -16,15 +16,25 @@ var errExpand = errors.New("a compressed part is damaged")
 
 // An expander writes the plain of a file that it reads piece by piece.
 type expander struct {
-	w    io.Writer
-	file io.ReaderAt
-	size int64
-	buf  *bufio.Reader
-	flat io.ReadCloser
+	w        *plainWriter
+	file     io.ReaderAt
+	size     int64
+	buf      *bufio.Reader
+	flat     io.ReadCloser
+	contents []Segment
+	learn    *learner // of the stream that a recipe refers to, or nil
 }
 
-func expand(w io.Writer, file io.ReaderAt, size int64) error {
-	e := expander{w: w, file: file, size: size, buf: bufio.NewReaderSize(nil, 64<<10)}
+func newExpander(w io.Writer, file io.ReaderAt, size int64) *expander {
+	return &expander{w: &plainWriter{w: w}, file: file, size: size, buf: bufio.NewReaderSize(nil, 64<<10)}
+}
+
+// content notes that plain from an offset on is the content of a stream.
+func (e *expander) content(from int64) {
+	e.contents = append(e.contents, Segment{Offset: from, Length: e.w.n - from, Kind: Content, Depth: 1})
+}
+
+func (e *expander) run() error {
 	head, err := e.peek(0, kernelHeader)
 	if err != nil {
 		return err
@@ -32,7 +42,7 @@ func expand(w io.Writer, file io.ReaderAt, size int64) error {
 	if isZip(head) {
 		return e.zip()
 	}
-	start := payload(head, size)
+	start := payload(head, e.size)
 	if head, err = e.peek(start, cpioHeader); err != nil {
 		return err
 	}
@@ -42,7 +52,7 @@ func expand(w io.Writer, file io.ReaderAt, size int64) error {
 	if err := e.copy(0, start); err != nil {
 		return err
 	}
-	for at := start; at < size; {
+	for at := start; at < e.size; {
 		head, err := e.peek(at, cpioHeader)
 		if err != nil {
 			return err
@@ -111,6 +121,7 @@ func (e *expander) gzip(at int64) (int64, error) {
 	if header == 0 {
 		return 0, nil
 	}
+	from := e.w.n
 	body := &countingReader{r: io.NewSectionReader(e.file, at+int64(header), e.size-at-int64(header))}
 	e.buf.Reset(body)
 	sum := sumWriter{w: e.w}
@@ -125,6 +136,7 @@ func (e *expander) gzip(at int64) (int64, error) {
 	if binary.LittleEndian.Uint32(trailer[:]) != sum.crc || binary.LittleEndian.Uint32(trailer[4:]) != sum.n {
 		return 0, errExpand
 	}
+	e.content(from)
 	return int64(header) + used + gzipTrailer, nil
 }
 
@@ -135,14 +147,26 @@ func (e *expander) xz(at int64) (int64, error) {
 	err := xzParts(e.file, at, e.size, func(at int64, s relzma.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(e.file, at, e.size-at)}
 		e.buf.Reset(in)
-		if err := relzma.Expand(e.w, e.buf, s); err != nil {
+		from := e.w.n
+		if err := e.lzma(at, s); err != nil {
 			return 0, err
 		}
+		e.content(from)
 		used := in.n - int64(e.buf.Buffered())
 		end = at + used
 		return used, nil
 	})
 	return end - at, err
+}
+
+// lzma writes the content of the stream in e.buf, which is at an offset of the file.
+func (e *expander) lzma(at int64, s relzma.Stream) (err error) {
+	if l := e.learn; l != nil && l.old.at == at {
+		s.Dict, s.Size = l.old.stream.Dict, l.old.stream.Size // the filter is the file's
+		l.old.history, err = relzma.Learn(e.w, e.buf, s, l.moves)
+		return err
+	}
+	return relzma.Expand(e.w, e.buf, s)
 }
 
 // cpio writes an archive that is not compressed and returns its length.
@@ -223,6 +247,18 @@ func (s *sumWriter) Write(p []byte) (int, error) {
 	return s.w.Write(p)
 }
 
+// plainWriter counts the plain that was written through it.
+type plainWriter struct {
+	w io.Writer
+	n int64
+}
+
+func (c *plainWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
 // countingReader counts what was read through it.
 type countingReader struct {
 	r io.Reader
@@ -239,5 +275,5 @@ func (c *countingReader) Read(p []byte) (int, error) {
 // Unpack takes apart. 1,024 bytes are enough.
 func Recognize(head []byte) bool {
 	padded := append(bytes.Clone(head[:min(len(head), kernelHeader)]), make([]byte, cpioHeader)...)
-	return isGzip(padded) || isZip(padded) || isCpio(padded) || isXz(padded) || isKernel(padded)
+	return isGzip(padded) || isZip(padded) || isCpio(padded) || isXz(padded) || isKernel(padded) || isZboot(padded)
 }

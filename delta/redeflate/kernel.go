@@ -18,9 +18,25 @@ func isKernel(p []byte) bool {
 		binary.LittleEndian.Uint16(p[kernelVersion:]) >= 0x0208
 }
 
+// A Linux kernel for UEFI (drivers/firmware/efi/libstub/zboot-header.S; arm64, RISC-V,
+// LoongArch): a program that decompresses, and the kernel proper.
+const (
+	zbootPayload = 8 // offset in the file, then length
+)
+
+func isZboot(p []byte) bool {
+	return len(p) >= zbootPayload+8 && string(p[:8]) == "MZ\x00\x00zimg"
+}
+
+// IsKernel reports whether a file that begins with head is a compressed kernel. 1,024 bytes are enough.
+func IsKernel(head []byte) bool { return isKernel(head) || isZboot(head) }
+
 // payload returns where the compressed part of a file begins: of a kernel its
 // payload, of all others the whole.
 func payload(head []byte, size int64) int64 {
+	if isZboot(head) {
+		return min(int64(binary.LittleEndian.Uint32(head[zbootPayload:])), size)
+	}
 	if !isKernel(head) {
 		return 0
 	}

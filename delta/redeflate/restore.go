@@ -20,9 +20,55 @@ type Restorer struct {
 	Workers int
 	// Old is the file that Options.Old was, or nil.
 	Old io.ReaderAt
+	// Moves are what Options.Moves were.
+	Moves []Move
 
-	learned *oldStream // of Old, during one Restore
+	learned *oldStream // of Old: by Learn for the next Restore, or during one
 	enc     encoder
+}
+
+// A learner says what of an old file is needed.
+type learner struct {
+	old   *oldStream
+	moves []Move
+}
+
+// Learn is [Contents] of r.Old, a file of size bytes, and prepares r to Restore this recipe
+// next: the old file is decompressed once for both.
+func (r *Restorer) Learn(w io.Writer, size int64, recipe []byte) ([]Segment, error) {
+	old, err := oldOf(recipe)
+	if err != nil {
+		return nil, err
+	}
+	e := newExpander(w, r.Old, size)
+	if old != nil {
+		e.learn = &learner{old, r.Moves}
+	}
+	if err := e.run(); err != nil {
+		return nil, err
+	}
+	r.learned = nil
+	if old != nil && old.history != nil {
+		r.learned = old
+	}
+	return e.contents, nil
+}
+
+// oldOf returns the stream of the old file to which a recipe refers first; nil if to none.
+func oldOf(recipe []byte) (*oldStream, error) {
+	in := recipeReader{b: recipe}
+	if err := in.open(); err != nil {
+		return nil, err
+	}
+	for {
+		o, err := in.operation()
+		if err == io.EOF {
+			return nil, nil
+		}
+		if err != nil || o.old != nil {
+			return o.old, err
+		}
+	}
 }
 
 // Restore is the function of the same name.
@@ -31,11 +77,10 @@ func (r *Restorer) Restore(w io.Writer, plain io.Reader, recipe []byte) error {
 	if err := in.open(); err != nil {
 		return err
 	}
-	r.learned = nil
+	defer func() { r.learned = nil }()
 	for {
 		o, err := in.operation()
 		if err == io.EOF {
-			r.learned = nil
 			return nil
 		}
 		if err != nil {
@@ -82,9 +127,9 @@ func (r *Restorer) lzma(w io.Writer, plain io.Reader, o operation) error {
 		if r.Old == nil {
 			return ErrOld
 		}
-		if r.learned == nil || r.learned.at != o.old.at {
+		if r.learned == nil || r.learned.at != o.old.at || r.learned.stream != o.old.stream {
 			in := bufio.NewReader(io.NewSectionReader(r.Old, o.old.at, 1<<40))
-			h, err := relzma.Learn(in, o.old.stream)
+			h, err := relzma.Learn(nil, in, o.old.stream, r.Moves)
 			if err != nil {
 				return fmt.Errorf("%w: %v", ErrOld, err)
 			}

@@ -174,13 +174,16 @@ func (u *unpacker) oldXz() *oldStream {
 	at := payload(u.o.Old, int64(len(u.o.Old)))
 	var found *oldStream
 	xzParts(file, at, int64(len(u.o.Old)), func(at int64, s relzma.Stream) (int64, error) {
-		in := &countingReader{r: io.NewSectionReader(file, at, int64(len(u.o.Old))-at)}
-		var n countWriter
-		if err := relzma.Expand(&n, in, s); err != nil || found != nil {
+		if found != nil { // one is enough
 			return 0, ErrUnsupported
 		}
-		s.Size = int64(n)
-		h, err := relzma.Learn(io.NewSectionReader(file, at, in.n), s)
+		in := &countingReader{r: io.NewSectionReader(file, at, int64(len(u.o.Old))-at)}
+		n := &plainWriter{w: io.Discard}
+		if err := relzma.Expand(n, in, s); err != nil {
+			return 0, ErrUnsupported
+		}
+		s.Size = n.n
+		h, err := relzma.Learn(nil, io.NewSectionReader(file, at, in.n), s, u.o.Moves)
 		if err == nil {
 			found = &oldStream{at, s, h}
 		}
@@ -188,11 +191,4 @@ func (u *unpacker) oldXz() *oldStream {
 	})
 	u.old = found
 	return found
-}
-
-type countWriter int64
-
-func (c *countWriter) Write(p []byte) (int, error) {
-	*c += countWriter(len(p))
-	return len(p), nil
 }

@@ -20,7 +20,7 @@ func FuzzRebuild(f *testing.F) {
 	}
 	for _, x86 := range []bool{false, true} {
 		s := Stream{Dict: 64 << 10, X86: x86, Size: 6000}
-		h, err := Learn(bytes.NewReader(old), s)
+		h, err := Learn(nil, bytes.NewReader(old), s, nil)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -32,14 +32,14 @@ func FuzzRebuild(f *testing.F) {
 		f.Add(d.Recipe, d.Plain, old)
 	}
 	f.Fuzz(func(t *testing.T, recipe, plain, old []byte) {
-		h, _ := Learn(bytes.NewReader(old), Stream{Dict: 64 << 10, Size: 6000})
+		h, _ := Learn(nil, bytes.NewReader(old), Stream{Dict: 64 << 10, Size: 6000}, nil)
 		Memory(recipe, int64(len(plain)), Stream{})
 		Rebuild(io.Discard, bytes.NewReader(plain), int64(len(plain)), recipe, h)
 		// And a stream that is whole comes back whatever the history.
 		s := Stream{Dict: 64 << 10, Size: 1 << 16}
 		if d, err := Describe(old, s, h); err == nil {
 			var b bytes.Buffer
-			h, _ := Learn(bytes.NewReader(old), Stream{Dict: 64 << 10, Size: 6000})
+			h, _ := Learn(nil, bytes.NewReader(old), Stream{Dict: 64 << 10, Size: 6000}, nil)
 			if err := Rebuild(&b, bytes.NewReader(d.Plain), int64(len(d.Plain)), d.Recipe, h); err != nil {
 				t.Error(err)
 			}

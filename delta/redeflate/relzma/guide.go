@@ -30,6 +30,7 @@ type guide struct {
 	// Alignment: new place less old place.
 	shift, other int64
 	aligned      bool
+	nextMove     int
 	scanned      int64
 	moved        []int32 // alignment of each movedBlock bytes of the old stream, noMove if not seen
 	cur          cursor
@@ -44,7 +45,7 @@ type guide struct {
 var headWidths = [...]int{2, 3, 4, 5, 6, 8, 12, 16, 24}
 
 const (
-	movedBlock = 64
+	movedBlock = 128
 	noMove     = -1 << 31
 	scanAhead  = 24
 	grades     = 13 // of grade
@@ -70,13 +71,18 @@ func grade(n int) int {
 }
 
 // headMemory is what the tables of matches take.
-func headMemory(headBits int) int64 {
-	return int64(len(headWidths)-1)*4<<headBits + 4<<16
+func headMemory(headBits int, size int64) int64 {
+	return int64(len(headWidths)-1)*4<<fitHeads(headBits, size) + 4<<16
+}
+
+// fitHeads makes the tables of small streams small.
+func fitHeads(headBits int, size int64) int {
+	return min(headBits, max(bits.Len64(uint64(size)), 8))
 }
 
 func newGuide(c *coder, w *window, old *history, end int64, headBits int) *guide {
 	g := &guide{c: c, w: w, old: old, end: end}
-	headBits = min(headBits, max(bits.Len64(uint64(end)), 8))
+	headBits = fitHeads(headBits, end)
 	g.headShift = uint(64 - headBits)
 	for i := range g.heads {
 		n := 1 << headBits
@@ -204,6 +210,13 @@ func (g *guide) advance(n int) {
 
 // align looks for places of the old stream that read like what is ahead.
 func (g *guide) align() {
+	if m := g.old.moves; m != nil {
+		for g.nextMove < len(m) && m[g.nextMove].New <= g.at {
+			g.shift, g.aligned = m[g.nextMove].New-m[g.nextMove].Old, true
+			g.nextMove++
+		}
+		return
+	}
 	stop := min(g.at+scanAhead, g.end)
 	if g.scanned < g.at {
 		g.scanned = g.at
@@ -291,24 +304,25 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 		g.align()
 		if g.aligned {
 			q := g.at - g.shift
-			if o, ok := g.old.seek(&g.cur, q); ok {
-				guess, sync = o, 1
-				guessLen = int(o.Len)
-				if o.Kind == Literal {
+			if o := &g.cur; g.old.seek(o, q) {
+				sync = 1
+				guess = Token{Kind: o.kind}
+				guessLen = int(o.length)
+				if o.kind == Literal {
 					guessLen = 1
-				} else if g.cur.start != q {
+				} else if o.start != q {
 					sync = 2
-					guessLen -= int(q - g.cur.start)
+					guessLen -= int(q - o.start)
 				}
 				switch {
-				case o.Kind == Literal:
-				case o.Kind == Match:
-					hint = g.oldDistance(q, o.Dist)
+				case o.kind == Literal:
+				case o.kind == Match:
+					hint = g.oldDistance(q, o.dist)
 				case sync == 2:
-				case o.Kind <= Rep0:
+				case o.kind <= Rep0:
 					hint = int64(g.reps[0])
 				default:
-					hint = int64(g.reps[o.Kind-Rep0])
+					hint = int64(g.reps[o.kind-Rep0])
 				}
 			}
 		}

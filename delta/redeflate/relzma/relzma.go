@@ -17,6 +17,10 @@ type Stream struct {
 	Size int64 // of the content, or an upper bound
 }
 
+// A Move says that Length bytes at Old in the old content are, or nearly are, those at New
+// in the new one.
+type Move struct{ Old, New, Length int64 }
+
 // A History is what an old stream's encoder decided.
 type History struct{ h *history }
 
@@ -43,36 +47,66 @@ func Expand(w io.Writer, packed io.Reader, s Stream) error {
 	if err := s.check(); err != nil {
 		return err
 	}
-	f := &filterWriter{w: w, f: newX86(false)}
-	if s.X86 {
-		w = f
-	}
+	out := newContentWriter(w, s)
 	d := newDecoder(packed, newWindow(s.Dict, s.Size))
 	for {
 		_, content, err := d.next(nil)
 		if err == io.EOF {
-			return f.flush()
+			return out.flush()
 		}
 		if err != nil {
 			return err
 		}
-		if _, err := w.Write(content); err != nil {
+		if err := out.write(content); err != nil {
 			return err
 		}
 	}
 }
 
-// Learn reads an old stream, of which s.Size must be right.
-func Learn(packed io.Reader, s Stream) (*History, error) {
+// A contentWriter writes what a stream holds, through its filter.
+type contentWriter struct {
+	w      io.Writer // nil: nowhere
+	filter *filterWriter
+}
+
+func newContentWriter(w io.Writer, s Stream) contentWriter {
+	if w != nil && s.X86 {
+		return contentWriter{w, &filterWriter{w: w, f: newX86(false)}}
+	}
+	return contentWriter{w, nil}
+}
+
+func (c contentWriter) write(p []byte) (err error) {
+	switch {
+	case c.filter != nil:
+		_, err = c.filter.Write(p)
+	case c.w != nil:
+		_, err = c.w.Write(p)
+	}
+	return err
+}
+
+func (c contentWriter) flush() error {
+	if c.filter == nil {
+		return nil
+	}
+	return c.filter.flush()
+}
+
+// Learn reads an old stream, of which s.Size must be right, and writes its content to w, unless
+// that is nil. Without moves it is found out where the content is in the new
+// stream, which takes more memory and is less exact.
+func Learn(w io.Writer, packed io.Reader, s Stream, moves []Move) (*History, error) {
 	if err := s.check(); err != nil {
 		return nil, err
 	}
-	h := newHistory(s.Size)
-	w := newWindow(s.Dict, s.Size)
-	d := newDecoder(packed, w)
+	h := newHistory(s.Size, moves)
+	in := newWindow(s.Dict, s.Size)
+	d := newDecoder(packed, in)
+	out := newContentWriter(w, s)
 	indexed := int64(0)
 	for {
-		_, _, err := d.next(h.token)
+		_, content, err := d.next(h.token)
 		if err == io.EOF {
 			break
 		}
@@ -80,16 +114,20 @@ func Learn(packed io.Reader, s Stream) (*History, error) {
 			return nil, err
 		}
 		// What follows the end is not known yet.
-		if n := w.end - anchorWidth - indexed; n > 0 {
-			h.content(indexed, w.at(indexed), int(n))
+		if n := in.end - anchorWidth - indexed; n > 0 {
+			h.content(indexed, in.at(indexed), int(n))
 			indexed += n
 		}
+		if err := out.write(content); err != nil {
+			return nil, err
+		}
 	}
-	if w.end != s.Size {
+	if in.end != s.Size {
 		return nil, errLZMA
 	}
-	h.spare = w
-	return &History{h}, nil
+	h.flush(s.Size)
+	h.spare = in
+	return &History{h}, out.flush()
 }
 
 // Described is a stream taken apart.
@@ -125,7 +163,11 @@ func Describe(packed []byte, s Stream, old *History) (*Described, error) {
 	out := &Described{Used: len(packed) - in.Len()}
 
 	b := binary.AppendUvarint(nil, uint64(s.Dict))
-	b = append(b, byte(b2u(s.X86)), defaultHeadBits)
+	flags := byte(b2u(s.X86)) * flagX86
+	if old.moved() {
+		flags |= flagMoves
+	}
+	b = append(b, flags, defaultHeadBits)
 	b = binary.AppendUvarint(b, uint64(len(chunks)))
 	for _, c := range chunks {
 		b = binary.AppendUvarint(append(b, c.control), uint64(c.size))
@@ -162,6 +204,8 @@ func (h *History) history() *history {
 	return h.h
 }
 
+func (h *History) moved() bool { return h != nil && h.h.moves != nil }
+
 // window returns a window, made of the one that Learn used if it is large enough.
 func (h *History) window(dict int, size int64) *window {
 	if h == nil || h.h.spare == nil {
@@ -180,30 +224,30 @@ func (h *History) window(dict int, size int64) *window {
 
 // Rebuild writes the stream that recipe describes, reading size bytes of plain.
 func Rebuild(w io.Writer, plain io.Reader, size int64, recipe []byte, old *History) error {
-	s, chunks, side, bits, err := parse(recipe)
+	s, err := parse(recipe)
 	if err != nil {
 		return err
 	}
 	s.Size = size
-	if err := s.check(); err != nil {
+	if err := s.check(); err != nil || s.moves != old.moved() {
 		return ErrRecipe
 	}
 	total := int64(0)
-	for _, c := range chunks {
+	for _, c := range s.chunks {
 		total += int64(c.size)
 	}
 	var c coder
-	if total != size || !c.decode(side) {
+	if total != size || !c.decode(s.decisions) {
 		return ErrRecipe
 	}
 	content := io.LimitReader(plain, size)
 	if s.X86 {
 		content = newFilterReader(content, true)
 	}
-	k := newWalk(&c, content, old.window(s.Dict, size), size, old.history(), bits)
+	k := newWalk(&c, content, old.window(s.Dict, size), size, old.history(), s.headBits)
 	r := newRebuilder(w)
 	go r.run()
-	err = k.rebuild(chunks, r)
+	err = k.rebuild(s.chunks, r)
 	close(r.work)
 	<-r.done
 	if err == nil {
@@ -237,8 +281,22 @@ func (k *walk) rebuild(chunks []chunk, r *rebuilder) error {
 	return nil
 }
 
+// A parsed recipe.
+type parsed struct {
+	Stream
+	moves     bool // the history follows moves
+	headBits  int
+	chunks    []chunk
+	decisions []byte
+}
+
+const (
+	flagX86   = 1
+	flagMoves = 2
+)
+
 // parse takes a recipe apart.
-func parse(b []byte) (s Stream, chunks []chunk, side []byte, bits int, err error) {
+func parse(b []byte) (p parsed, err error) {
 	ok := true
 	number := func(limit uint64) int {
 		v, n := binary.Uvarint(b)
@@ -258,10 +316,10 @@ func parse(b []byte) (s Stream, chunks []chunk, side []byte, bits int, err error
 		b = b[1:]
 		return v
 	}
-	s.Dict = number(MaxDict)
+	p.Dict = number(MaxDict)
 	flags := next()
-	s.X86 = flags == 1
-	bits = int(next())
+	p.X86, p.moves = flags&flagX86 != 0, flags&flagMoves != 0
+	p.headBits = int(next())
 	n := number(uint64(len(b)))
 	for i := 0; i < n && ok; i++ {
 		c := chunk{control: next()}
@@ -275,28 +333,29 @@ func parse(b []byte) (s Stream, chunks []chunk, side []byte, bits int, err error
 			c.properties = next()
 		}
 		ok = ok && c.size > 0
-		chunks = append(chunks, c)
+		p.chunks = append(p.chunks, c)
 	}
-	if !ok || flags > 1 || bits < 8 || bits > maxHeadBits || s.Dict < minDict {
-		return s, nil, nil, 0, ErrRecipe
+	if !ok || flags > flagX86|flagMoves || p.headBits < 8 || p.headBits > maxHeadBits || p.Dict < minDict {
+		return p, ErrRecipe
 	}
-	return s, chunks, b, bits, nil
+	p.decisions = b
+	return p, nil
 }
 
 // Memory returns an upper bound of what Rebuild allocates for size bytes of
 // plain, and Learn of old before it; old.Size 0 is none.
 func Memory(recipe []byte, size int64, stream Stream) (int64, error) {
-	s, chunks, _, bits, err := parse(recipe)
+	s, err := parse(recipe)
 	if err != nil {
 		return 0, err
 	}
-	need := int64(windowSize(s.Dict, size)) + headMemory(bits) + int64(guideProbs)*2
-	need += 3*maxPacked + int64(len(chunks))*32 + (rebuildAhead+1)*maxChunk + 256<<10
+	need := int64(windowSize(s.Dict, size)) + headMemory(s.headBits, size) + int64(guideProbs)*2
+	need += 3*maxPacked + int64(len(s.chunks))*32 + (rebuildAhead+1)*maxChunk + 256<<10
 	if old := stream; old.Size > 0 {
 		if w := windowSize(old.Dict, old.Size); w > windowSize(s.Dict, size) {
 			need += int64(w)
 		}
-		need += historyMemory(old.Size)
+		need += historyMemory(old.Size, s.moves)
 	}
 	return need, nil
 }

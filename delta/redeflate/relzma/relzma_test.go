@@ -112,7 +112,7 @@ func TestRoundTrip(t *testing.T) {
 			}
 			oldStream, newStream := xzStream(t, v.plain, v.x86, v.lzma2), xzStream(t, next, v.x86, v.lzma2)
 			s := Stream{Dict: v.dict, X86: v.x86, Size: int64(len(v.plain))}
-			history, err := Learn(bytes.NewReader(oldStream), s)
+			history, err := Learn(nil, bytes.NewReader(oldStream), s, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -156,7 +156,7 @@ func TestFrozenRecipe(t *testing.T) {
 		file[i] = b
 	}
 	s := Stream{Dict: 64 << 10, Size: 6000}
-	h, err := Learn(bytes.NewReader(file[0]), s)
+	h, err := Learn(nil, bytes.NewReader(file[0]), s, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestErrors(t *testing.T) {
 		bad := bytes.Clone(stream)
 		bad[i*len(bad)/50] ^= 0x55
 		Expand(io.Discard, bytes.NewReader(bad), s)
-		Learn(bytes.NewReader(bad), s)
+		Learn(nil, bytes.NewReader(bad), s, nil)
 	}
 }
 

@@ -15,7 +15,7 @@ type window struct {
 }
 
 const (
-	windowRoom = 4 << 20
+	windowRoom = maxChunk + 256<<10
 	// windowPad zeros follow the last byte, so that comparing and hashing need
 	// no care at the end.
 	windowPad = maxLength + 64
