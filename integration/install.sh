@@ -20,8 +20,11 @@ chmod 755 "$dest$prefix/bin/btrovl.new"
 mv "$dest$prefix/bin/btrovl.new" "$dest$prefix/bin/btrovl"
 echo "$dest$prefix/bin/btrovl"
 # mount(8) looks for helpers in /sbin: "POOL /mnt btrovl defaults 0 0" in fstab.
-ln -sf "$prefix/bin/btrovl" "$dest/sbin/mount.btrovl"
-echo "$dest/sbin/mount.btrovl"
+# "mount -o remount /mnt" without a line there asks for the type in /proc/self/mounts.
+for helper in mount.btrovl mount.fuse.btrovl; do
+	ln -sf "$prefix/bin/btrovl" "$dest/sbin/$helper"
+	echo "$dest/sbin/$helper"
+done
 
 for unit in "$here"/init/systemd/*.service; do
 	put 644 "$unit" "/usr/lib/systemd/system/$(basename "$unit")"

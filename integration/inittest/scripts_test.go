@@ -55,7 +55,7 @@ func TestInstallAndUnits(t *testing.T) {
 	out, err := command(time.Minute, nil, "sh", "../install.sh", testenv.Program(t), dest, "/usr/local")
 	testenv.Must(t, err)
 	for _, f := range []string{
-		"usr/local/bin/btrovl", "sbin/mount.btrovl", "usr/lib/btrovl/health",
+		"usr/local/bin/btrovl", "sbin/mount.btrovl", "sbin/mount.fuse.btrovl", "usr/lib/btrovl/health",
 		"usr/lib/systemd/system/btrovl-mount@.service", "usr/lib/systemd/system/btrovl-mark-good.service",
 		"usr/share/initramfs-tools/hooks/btrovl", "usr/share/initramfs-tools/scripts/init-bottom/btrovl",
 		"usr/lib/dracut/modules.d/90btrovl/module-setup.sh", "usr/share/doc/btrovl/init.md",
