@@ -14,7 +14,6 @@ type Options struct {
 	ReadOnly   bool          // mount read-only
 	MountFlags uintptr       // flags of mount(2) beside MS_RDONLY; a root view needs device nodes and set-id programs, so 0 means neither nosuid nor nodev
 	MaxFDs     int           // descriptors cached; default 8192, at most half of RLIMIT_NOFILE
-	Readers    int           // threads that read requests; default by GOMAXPROCS
 	FreezeMax  time.Duration // a Freeze thaws itself after this time; default one minute
 	Logger     *slog.Logger  // default slog.Default()
 	Debug      bool          // log every request at debug level
