@@ -180,6 +180,11 @@ func (f *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	if in.Valid&fuse.FATTR_FH == 0 {
 		s.Valid |= overlay.ByPath
 	}
+	if s.Valid&overlay.KillPriv != 0 && s.Valid&overlay.SetMode == 0 {
+		if err := f.dropSetgid(n, &in.InHeader); err != nil {
+			return f.status(err)
+		}
+	}
 	var a overlay.Attr
 	if err := f.u.Setattr(n, &s, &a); err != nil {
 		return f.status(err)

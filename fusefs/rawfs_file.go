@@ -52,6 +52,9 @@ func (f *rawFS) write(in *fuse.WriteIn, data []byte, off int64) (uint32, fuse.St
 	how := uint32(0)
 	if in.WriteFlags&fuse.WRITE_KILL_SUIDGID != 0 {
 		how |= overlay.WriteKill
+		if err := f.dropSetgid(n, &in.InHeader); err != nil {
+			return 0, f.status(err)
+		}
 	}
 	if in.WriteFlags&fuse.WRITE_CACHE != 0 {
 		how |= overlay.WriteMapped
@@ -109,7 +112,11 @@ func (f *rawFS) Fallocate(_ <-chan struct{}, in *fuse.FallocateIn) (st fuse.Stat
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	return f.status(f.u.Allocate(n, in.Mode, int64(in.Offset), int64(in.Length), unprivileged(&in.InHeader)))
+	kill, err := f.killed(n, &in.InHeader)
+	if err != nil {
+		return f.status(err)
+	}
+	return f.status(f.u.Allocate(n, in.Mode, int64(in.Offset), int64(in.Length), kill))
 }
 
 func (f *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (written uint32, st fuse.Status) {
@@ -122,7 +129,11 @@ func (f *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (writ
 	if in.Flags != 0 {
 		return 0, fuse.EINVAL
 	}
-	n, err := f.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int(min(in.Len, 1<<30)), unprivileged(&in.InHeader))
+	kill, err := f.killed(dst, &in.InHeader)
+	if err != nil {
+		return 0, f.status(err)
+	}
+	n, err := f.u.CopyRange(src, int64(in.OffIn), dst, int64(in.OffOut), int(min(in.Len, 1<<30)), kill)
 	return uint32(n), f.status(err)
 }
 
