@@ -4,7 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -126,4 +129,38 @@ func TestShortRequests(t *testing.T) {
 			t.Errorf("%s: %v", q.what, got)
 		}
 	}
+}
+
+// A signal for a program whose request waits must not become a conversation without
+// end between the kernel and the server.
+func TestInterruptedRequest(t *testing.T) {
+	p := newPool(t)
+	s := p.mountWith(request{FreezeMax: time.Minute, Layers: layers{Base: p.base("", "echo x >f"), Uppers: []upperDir{p.upper("sys", "/")}}})
+	s.call(request{Op: "freeze"})
+	cmd := exec.Command("chmod", "600", filepath.Join(s.mnt, "f"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(200 * time.Millisecond)
+	cmd.Process.Signal(unix.SIGTERM)
+	before := cpuTime(t, s.cmd.Process.Pid)
+	time.Sleep(time.Second)
+	if used := cpuTime(t, s.cmd.Process.Pid) - before; used > 30 {
+		t.Errorf("the server used %d ticks in a second of waiting", used)
+	}
+	s.call(request{Op: "thaw"})
+	cmd.Wait()
+}
+
+// cpuTime returns a process's time in ticks of 10 ms.
+func cpuTime(t *testing.T, pid int) int {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return user + system
 }

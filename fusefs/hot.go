@@ -112,6 +112,10 @@ func (c *connection) answerHot(request, reply []byte) (size int, ok bool) {
 			f.Forget(h.NodeId, in.Nlookup)
 			return 0, true
 		}
+	case opcodeInterrupt:
+		// No request stops half-way. Told so, the kernel sends no more of these;
+		// any other answer about a request that is still served would bring it again.
+		return finish(h, reply, fuse.ENOSYS, 0), true
 	}
 	return 0, false
 }

@@ -169,6 +169,11 @@ func TestHotAnswers(t *testing.T) {
 			t.Errorf("%s:\n got %x\nwant %x (%v)", q.what, got, want, st)
 		}
 	}
+	b := newBuffer(8192)
+	n := copy(b.request, words(48, opcodeInterrupt, 9, 0, 0, 0, 0, 0, 0, 0, 7, 0))
+	if size, ok := c.answerHot(b.request[:n], b.reply); !ok || size != replyHeader || int32(binary.NativeEndian.Uint32(b.reply[4:])) != -int32(unix.ENOSYS) {
+		t.Errorf("interrupt: %x, %v", b.reply[:size], ok)
+	}
 	// What is too short, or has an extension, is left to ProtocolServer.
 	for _, request := range [][]byte{
 		words(40, opcodeGetattr, 7, 0, 1, 0, 0, 0, 0, 0),
