@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -260,14 +261,32 @@ func TestApplyIsConfined(t *testing.T) {
 	}
 }
 
-// outside describes what lies beside the directory "root".
+// outside describes what lies beside the directory "root". Names inside of that may hold
+// any bytes, so nothing of it is listed.
 func outside(t testing.TB, dir string) string {
 	t.Helper()
-	var out []string
-	for _, l := range strings.Split(list(t, dir), "\n") {
-		if l != "" && !strings.HasPrefix(l, "root") && !strings.HasPrefix(l, ". ") {
-			out = append(out, l)
+	var out strings.Builder
+	err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err != nil || path == dir {
+			return err
 		}
+		if path == filepath.Join(dir, "root") {
+			return filepath.SkipDir
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return err
+		}
+		fmt.Fprintf(&out, "%q %o %d:%d %d %d.%d", path, st.Mode, st.Uid, st.Gid, st.Rdev, st.Mtim.Sec, st.Mtim.Nsec)
+		if e.Type().IsRegular() {
+			b, err := os.ReadFile(path)
+			fmt.Fprintf(&out, " %q", b)
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
-	return strings.Join(out, "\n")
+	return out.String()
 }
