@@ -82,7 +82,7 @@ func writeDirect(t *testing.T, path string) {
 	defer readers.Wait()
 	defer stop.Store(true)
 	have, want := make([]byte, size), make([]byte, size)
-	for round, end := byte(1), time.Now().Add(2*time.Second); time.Now().Before(end); round++ {
+	for round, end := byte(1), time.Now().Add(time.Second); time.Now().Before(end); round++ {
 		for i := range want {
 			want[i] = round
 		}
