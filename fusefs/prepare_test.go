@@ -10,12 +10,12 @@ import (
 // does not search again.
 func TestSwitchPreparedBeforeAFreeze(t *testing.T) {
 	p := newPool(t)
-	old := p.base("", switchOld+"; mkdir -p tree/a/b; echo deep >tree/a/b/f; mkdir emptied; echo e >emptied/f")
+	old := p.base("", switchOld+"; mkdir -p tree/a/b; echo deep >tree/a/b/f; mkdir emptied twice; echo e >emptied/f; echo old >twice/a; ln twice/a twice/b")
 	next := p.base(old, switchNew+`; echo new >tree/a/b/f; echo base >chg/hidden; echo base >chg/later; mkdir -p made/in; echo base >made/in/base
-echo new >emptied/f; mkdir gone; echo other >gone/f`)
+echo new >emptied/f; rm twice/a; echo new >twice/a; ln -f twice/a twice/b; mkdir gone; echo other >gone/f`)
 	sys := p.upper("sys", "/")
 	s := p.mount(layers{Base: old, Uppers: []upperDir{sys}})
-	p.sh(s.mnt, "echo mine >chg/hidden; echo mine >same/log; mkdir -p new/in; echo n >new/in/f; setfattr -n user.x -v y same/log; find . -ls >/dev/null; cat chg/* >/dev/null; ls chg/later 2>/dev/null || true")
+	p.sh(s.mnt, "echo mine >chg/hidden; echo mine >same/log; mkdir -p new/in; echo n >new/in/f; setfattr -n user.x -v y same/log; find . -path ./twice -prune -o -ls >/dev/null; cat chg/* >/dev/null; ls chg/later 2>/dev/null || true")
 	log := mustOpen(t, s.mnt+"/same/log", unix.O_RDWR|unix.O_APPEND)
 	in := mustOpen(t, s.mnt+"/new/in", unix.O_RDONLY|unix.O_DIRECTORY)
 	s.call(request{Op: "prepare", Layers: layers{Base: next, Uppers: []upperDir{sys}}})
@@ -25,7 +25,7 @@ echo new >emptied/f; mkdir gone; echo other >gone/f`)
 	// Directories move, with what was decided about below them, one to where the next base has a directory.
 	p.sh(s.mnt, "mv tree moved-tree; ls moved-tree/a/b >/dev/null; mv new made; cat made/in/f >/dev/null; ! ls made/in/base 2>/dev/null")
 	// Files change that the next base changes, too, and new ones come.
-	p.sh(s.mnt, "echo mine >low; echo more >same/more; rm emptied/f; ! ls emptied/f 2>/dev/null; ls gone/sub >/dev/null; mkdir later; echo l >later/f")
+	p.sh(s.mnt, "echo mine >low; echo more >same/more; rm emptied/f; ! ls emptied/f 2>/dev/null; ls gone/sub >/dev/null; cat twice/a twice/b >/dev/null; mkdir later; echo l >later/f")
 
 	s.call(request{Op: "freeze"})
 	snap := p.snapshot(sys)
@@ -34,6 +34,7 @@ echo new >emptied/f; mkdir gone; echo other >gone/f`)
 	if !r.Prepared || r.Frozen == 0 {
 		t.Errorf("prepared: %v, frozen for %v", r.Prepared, r.Frozen)
 	}
+	s.eq("cat twice/a twice/b", "new\nnew") // looked up after the search
 	s.eq("cat chg/f chg/hidden chg/later low low2", "new\nbase\nbase\nmine\nmine")
 	s.eq("ls tree 2>&1 | grep -c 'No such'", "1")
 	s.eq("ls moved-tree/a/b; cat moved-tree/a/b/f", "f\ndeep")

@@ -39,10 +39,14 @@ func (p *Plan) apply() Changes {
 	t.journal = nil
 	c := Changes{Nodes: t.count, Added: p.stillMissing()}
 	// What is taken out must remember where it was; paths of what lies below it
-	// are made of its name, so they come first.
-	for _, l := range p.order {
-		if p.gone[l] && l.parent != nil && l.node.id != 0 {
-			p.unname(l, &c)
+	// are made of its name, so they come first. Of several names of a file the
+	// first goes last: another one would take its place in the node, and not be
+	// found here any more.
+	for _, first := range []bool{false, true} {
+		for _, l := range p.order {
+			if p.gone[l] && l.parent != nil && l.node.id != 0 && (l == &l.node.first) == first {
+				p.unname(l, &c)
+			}
 		}
 	}
 	for n, r := range p.keep {

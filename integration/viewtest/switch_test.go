@@ -74,18 +74,24 @@ func (s *switcher) switchFollowing(ctx context.Context) (r fusefs.SwitchReport, 
 	if err := s.p.call(ctx, "prepare", next, nil); err != nil {
 		return r, err
 	}
+	began := time.Now()
 	if err := s.p.call(ctx, "freeze", nil, nil); err != nil {
 		return r, err
 	}
+	frozen := time.Now()
 	snap := filepath.Join(filepath.Dir(s.b.dir), fmt.Sprintf("system.%d", n))
 	if err := command(ctx, "btrfs", "-q", "subvolume", "snapshot", s.uppers[0].Dir, snap); err != nil {
 		return r, err
 	}
+	snapped := time.Now()
 	next.Uppers[0].Dir, next.Uppers[0].Snapshot = snap, true
 	s.started.Store(n)
-	err = s.p.call(ctx, "switch", next, &r)
+	if err := s.p.call(ctx, "switch", next, &r); err != nil {
+		s.stop.Store(true) // what shows from here on is not said
+		return r, fmt.Errorf("%w (frozen after %v, snapshot after %v, failed after %v)", err, frozen.Sub(began), snapped.Sub(frozen), time.Since(snapped))
+	}
 	s.finished.Store(n)
-	if err == nil && !r.Prepared {
+	if !r.Prepared {
 		err = errors.New("what was prepared was not used")
 	}
 	s.uppers[0].Dir = snap
