@@ -24,8 +24,13 @@
 //
 // LZMA2 streams, of xz files and of Linux kernels, are too much work to encode
 // again. There, the device is told what the encoder decided, and guesses
-// most of that from what it decided for the old file (Options.Old): see package
-// relzma.
+// most of that from what it decided for the old file (Options.Old), the better
+// if it knows where the old content is in the new one (Options.Moves): see
+// package relzma.
+//
+// Kernels are taken apart where their payload is packed by gzip or xz: bzImage of x86, and
+// zboot images of UEFI (arm64, RISC-V, LoongArch). Payloads of zstd, lz4, lzo and bzip2, and
+// the zImage of 32-bit ARM, whose payload no header tells of, are not.
 //
 // # Plain
 //
