@@ -31,6 +31,9 @@ func (u *Union) Read(n *Node, buf []byte, off int64) (int, error) {
 		return 0, err
 	}
 	defer u.fds.release(h)
+	if off == 0 && h.side != upper {
+		u.reading(n)
+	}
 	got, err := readAt(h.fd, buf, off)
 	if err == unix.EINVAL && h.side == direct {
 		u.tree.RLock()

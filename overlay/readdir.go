@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,6 +27,9 @@ type listing struct {
 	stack   *stack
 	names   []byte
 	ents    []listEnt
+
+	// Where those are who read the files one after the other, see Union.reading.
+	nextRead, sighted atomic.Int32
 }
 
 type listEnt struct {

@@ -30,7 +30,7 @@ func (w *world) ahead() []string {
 }
 
 func TestWalksAreReadAhead(t *testing.T) {
-	w := newWorld(t, "for d in a b c; do mkdir -p t/$d/sub1 t/$d/sub2; done; mkdir -p t/wide; for i in $(seq 100); do mkdir t/wide/$i; done", "sys=/")
+	w := newWorld(t, "for d in a b c; do mkdir -p t/$d/sub1 t/$d/sub2; done; mkdir -p t/wide; for i in $(seq 100); do mkdir t/wide/$i; done; mkdir f; for i in $(seq 40); do echo $i >f/$i; done", "sys=/")
 	s := &w.u.scout
 	s.running = true // nobody reads: what is sighted stays
 	w.walkInto("")
@@ -54,6 +54,22 @@ func TestWalksAreReadAhead(t *testing.T) {
 	for i := range 10 {
 		w.walkInto(fmt.Sprintf("t/wide/%d", 1+i*3))
 	}
+	w.ahead()
+
+	w.walkInto("f")
+	var order []string
+	w.u.ReadDir(w.must("f"), 2, func(e *Entry) bool { order = append(order, e.Name); return true })
+	for i, name := range order[:len(order)-1] {
+		w.read(w.must("f/" + name))
+		got := w.ahead()
+		switch {
+		case i == 0 && got != nil:
+			t.Errorf("after one file: %v is read ahead", got)
+		case i == 1 && (len(got) != 2*scoutFiles || got[len(got)-1] != "f/"+order[2]):
+			t.Errorf("after two files in the order of the list %v: %v is read ahead", order[:4], got)
+		}
+	}
+	w.walkInto("t/wide")
 	s.mu.Lock()
 	if n := len(s.stack); n > scoutDepth || n == 0 {
 		t.Errorf("%d directories wait, at most %d may", n, scoutDepth)
@@ -71,7 +87,7 @@ func TestWalksAreReadAhead(t *testing.T) {
 	if _, _, err := p.Commit(false); err != nil {
 		t.Fatal(err)
 	}
-	s.send(w.u, []sighting{{w.u.cur.base, "no such directory", w.u.root, "x"}})
+	s.send(w.u, []sighting{{w.u.cur.base, "no such directory", w.u.root, "x", false}})
 	s.done.Wait()
 	if got := w.ahead(); got != nil || s.running {
 		t.Errorf("left: %v, running %v", got, s.running)
