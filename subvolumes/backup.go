@@ -300,7 +300,7 @@ func (w *Writer) settleBackups(ctx context.Context) error {
 	return nil
 }
 
-// RemoveBackup removes a backup. Error: *UnknownError.
+// RemoveBackup removes a backup; durable on return. Error: *UnknownError.
 func (w *Writer) RemoveBackup(ctx context.Context, b BackupInfo) error {
 	f, err := w.p.OpenBackup(b.Overlay, b.Name)
 	if err != nil {
@@ -311,6 +311,18 @@ func (w *Writer) RemoveBackup(ctx context.Context, b BackupInfo) error {
 		return fmt.Errorf("cannot remove backup: %w", err)
 	}
 	if err := w.deleteBackup(ctx, b.Overlay, b.Name); err != nil {
+		return fmt.Errorf("cannot remove backup: %w", err)
+	}
+	// Deleting a subvolume commits nothing: a power cut would bring the backup back.
+	dir, err := w.p.openDir(dirBackups, b.Overlay)
+	if err != nil {
+		return fmt.Errorf("cannot remove backup: %w", err)
+	}
+	defer dir.Close()
+	if err := w.p.at("sync directory of backups of " + b.Overlay); err != nil {
+		return err
+	}
+	if err := dir.Sync(); err != nil {
 		return fmt.Errorf("cannot remove backup: %w", err)
 	}
 	return nil
