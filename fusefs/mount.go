@@ -61,7 +61,9 @@ func Mount(mountpoint string, u *overlay.Union, o Options) (*View, error) {
 	err = v.learnNoOpen()
 	v.fs.handshake.Store(false)
 	if err != nil {
-		unix.Unmount(mountpoint, unix.MNT_DETACH)
+		// MNT_FORCE ends the connection. Otherwise the handshake, which still waits for an
+		// answer, would keep it, and this process could not even die.
+		unix.Unmount(mountpoint, unix.MNT_FORCE|unix.MNT_DETACH)
 		return nil, fmt.Errorf("cannot mount at %s: %w", mountpoint, err)
 	}
 	return v, nil
