@@ -207,7 +207,9 @@ func differ(have *poolState, may ...*poolState) (which int, diff string) {
 // before returns the state with those bases and keys of have that one of the states knows.
 func (s *poolState) before(have *poolState, may []*poolState) *poolState {
 	c := *s
-	c.Bases, c.Keys = maps.Clone(s.Bases), maps.Clone(s.Keys)
+	c.Bases, c.Keys = map[string]string{}, map[string]string{}
+	maps.Copy(c.Bases, s.Bases)
+	maps.Copy(c.Keys, s.Keys)
 	for _, m := range may {
 		addKnown(c.Bases, have.Bases, m.Bases)
 		addKnown(c.Keys, have.Keys, m.Keys)
