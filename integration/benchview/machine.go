@@ -34,7 +34,7 @@ const (
 	copyUps   = 10 // files of hugeSize that share their blocks, one for each round
 )
 
-func newMachine(ctx context.Context, dir, btrovl string) (m *machine, err error) {
+func newMachine(ctx context.Context, dir, btrovl string, debian bool) (m *machine, err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, err
@@ -68,7 +68,7 @@ func newMachine(ctx context.Context, dir, btrovl string) (m *machine, err error)
 		return m, err
 	}
 	m.undo = append(m.undo, func() error { return unmount(m.fs) })
-	return m, m.makeBase(ctx)
+	return m, m.makeBase(ctx, debian)
 }
 
 // close undoes everything, last first.
@@ -83,7 +83,7 @@ func (m *machine) close() error {
 }
 
 // makeBase fills a directory of the image and imports it as the pool's base 1.
-func (m *machine) makeBase(ctx context.Context) error {
+func (m *machine) makeBase(ctx context.Context, debian bool) error {
 	tree := filepath.Join(m.fs, "tree")
 	mk := func(elem ...string) string { return filepath.Join(append([]string{tree}, elem...)...) }
 	if err := os.MkdirAll(mk("tmp"), 0o777); err != nil {
@@ -91,6 +91,11 @@ func (m *machine) makeBase(ctx context.Context) error {
 	}
 	if err := copySome(ctx, mk("rootfs"), "/usr", 30000, 600<<20); err != nil {
 		return err
+	}
+	if debian {
+		if err := makeDebian(ctx, mk("debian")); err != nil {
+			return err
+		}
 	}
 	goroot := strings.TrimSpace(must(output(ctx, "go", "env", "GOROOT")))
 	if goroot == "" {

@@ -34,11 +34,11 @@ func (r *results) median(work, target string) float64 {
 }
 
 func (r *results) ratio(work, target string) string {
-	m := r.median(work, measure)
-	if m == 0 {
+	m, t := r.median(work, measure), r.median(work, target)
+	if m == 0 || t == 0 {
 		return "–"
 	}
-	return fmt.Sprintf("%.2f", r.median(work, target)/m)
+	return fmt.Sprintf("%.2f", t/m)
 }
 
 // line is one work's medians so far.

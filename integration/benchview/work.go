@@ -18,6 +18,8 @@ type work struct {
 	limit float64 // the ratio to kernel overlayfs that is aimed at; 0: none
 	run   func(j *job) (cost float64, err error)
 	unit  string // "" is seconds
+
+	debian bool // needs a Debian tree
 }
 
 // job is one measurement.
@@ -218,6 +220,7 @@ var allWork = []work{
 	{name: "sequential write + fsync", limit: 1.1, run: seqWrite},
 	{name: "random write 4k", limit: 1.1, run: randWrite},
 	{name: "go build", limit: 1.2, run: goBuild},
+	{name: "apt install of 20 packages", limit: 1.2, debian: true, run: aptInstall},
 	{name: "untar 6,000 files", limit: 2.5, run: untar},
 	{name: "rm -rf of these", limit: 2.5, run: rmrf},
 	{name: "create 10,000", limit: 2.5, run: createMany},
