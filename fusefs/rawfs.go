@@ -180,7 +180,10 @@ func (f *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 	if in.Valid&fuse.FATTR_FH == 0 {
 		s.Valid |= overlay.ByPath
 	}
-	if s.Valid&overlay.KillPriv != 0 && s.Valid&overlay.SetMode == 0 {
+	// Before a change of content by somebody without privileges the kernel sends a SETATTR
+	// of nothing, and keeps the mode that it answers.
+	if s.Valid&overlay.KillPriv != 0 && s.Valid&overlay.SetMode == 0 ||
+		s.Valid&^overlay.ByPath == 0 && unprivileged(&in.InHeader) {
 		if err := f.dropSetgid(n, &in.InHeader); err != nil {
 			return f.status(err)
 		}
