@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/delta/bundle"
 	"github.com/btrovl/btrovl/delta/redeflate"
@@ -341,5 +342,32 @@ func TestKernelInfo(t *testing.T) {
 	all, err := FilesOf(context.Background(), reader(t, b), base)
 	if err != nil || len(all) != 1 || all[0].Method != "kernel" || !strings.Contains(all[0].Source, "vmlinuz") {
 		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// TestFaults: a disk that fails beneath a mapping is an error, not the end of the process.
+func TestFaults(t *testing.T) {
+	f, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const size = 1 << 16
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	b, err := unix.Mmap(int(f.Fd()), 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Munmap(b)
+	if err := f.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := faults(func() { b[0] = 1 }); !errors.Is(err, unix.EIO) {
+		t.Errorf("beyond the end of the file: %v", err)
+	}
+	if err := faults(func() {}); err != nil {
+		t.Errorf("nothing: %v", err)
 	}
 }
