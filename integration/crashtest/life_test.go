@@ -39,7 +39,7 @@ func ship(t testing.TB) shipped {
 	t.Helper()
 	testenv.Program(t)
 	made.ship.Do(func() {
-		s := shipped{workDir(t)}
+		s := shipped{testenv.ProcessDir(t)}
 		maker := func(args ...string) {
 			t.Helper()
 			_, err := run(t, "/nonexistent", args...)

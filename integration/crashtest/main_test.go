@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"strconv"
-	"sync"
 	"testing"
 	"time"
 
@@ -20,24 +19,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "crashtest:", err)
 		code = 1
 	}
-	if work.dir != "" {
-		os.RemoveAll(work.dir)
-	}
 	os.Exit(code)
-}
-
-var work struct {
-	sync.Once
-	dir string
-	err error
-}
-
-// workDir holds what all tests share. It is on the machine's ordinary file system.
-func workDir(t testing.TB) string {
-	t.Helper()
-	work.Do(func() { work.dir, work.err = os.MkdirTemp("", "btrovl-crashtest-") })
-	testenv.Must(t, work.err)
-	return work.dir
 }
 
 // newSlot returns a place where disks are mounted, for as long as the test runs.

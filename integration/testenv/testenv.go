@@ -124,6 +124,19 @@ func Dir(t testing.TB) string {
 	return dir
 }
 
+// ProcessDir returns a directory that all tests of this process share. It goes with the
+// process, or by the next one if this is killed.
+func ProcessDir(t testing.TB) string {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	base, err := baseLocked()
+	Must(t, err)
+	dir := filepath.Join(base, "all")
+	Must(t, os.MkdirAll(dir, 0o755))
+	return dir
+}
+
 // Btrfs returns a new empty directory on a btrfs file system that all tests of
 // this process share (8 GiB, sparse). Subvolumes below it are deleted when the
 // test ends.
