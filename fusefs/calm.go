@@ -7,30 +7,26 @@ import (
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
-	"golang.org/x/sys/unix"
 )
 
 // calm is what a connection does while one short request follows the other: a
 // program creates, renames or removes many files. Then most of a request's time is
-// not work but the waking of threads on other processors (docs/performance.md), and
-// half of the wakings can be saved:
+// not work but the waking of threads on other processors (docs/performance.md). So one
+// reader serves all, which the kernel finds where it left it, and nobody is sent to read
+// while it works. Instead a watch looks once a millisecond whether somebody is still at
+// the same request, and sends another reader then.
 //
-//   - One reader serves all, and after an answer looks for the next request for a while
-//     before it sleeps. Who asks need not wake it.
-//   - Nobody is sent to read while it works. Instead a watch looks once a millisecond
-//     whether somebody is still at the same request, and sends another reader then.
+// Any sign of trouble (the watch had to act, requests that may wait for a disk) ends
+// the calm, and connection does what it always does.
 //
-// Any sign of trouble (the reader looked in vain, the watch had to act, requests that
-// may wait for a disk) ends the calm, and connection does what it always does.
+// To look for the next request for a while instead of sleeping makes it worse: creating
+// files took 7.6 times as long as on kernel overlayfs instead of 3.1 (idle machine, two
+// processors; with two readers 6.1).
 type calm struct {
 	level    atomic.Int32  // grows with each short request
 	taken    atomic.Uint32 // counts requests
 	watching atomic.Bool   // the watch is awake
 	busy     chan struct{} // wakes it; room for one
-
-	// nowait is /dev/fuse once more, for reads that do not wait: a flag of the open
-	// file. -1 where the kernel gives none. Answers go to where the request was read.
-	nowait int
 }
 
 const (
@@ -38,25 +34,10 @@ const (
 	calmMost = 128 // the level grows no further
 	calmLoss = 8   // what a request takes that may be long
 
-	lookFor   = 50 * time.Microsecond // how long a reader looks before it sleeps
 	watchTick = time.Millisecond
 	watchIdle = 20 // ticks without a request after which the watch sleeps
 	smallSize = 64 << 10
 )
-
-// openNowait opens the connection a second time.
-func openNowait(fd int) int {
-	const devIocClone = 0x8004e500 // FUSE_DEV_IOC_CLONE
-	second, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return -1
-	}
-	if unix.IoctlSetPointerInt(second, devIocClone, fd) != nil {
-		unix.Close(second)
-		return -1
-	}
-	return second
-}
 
 // note lets a request count.
 func (c *calm) note(request []byte) {
@@ -96,21 +77,6 @@ const ( // of linux/fuse.h
 	opcodeMknod   = 8
 	opcodeLink    = 13
 )
-
-// look reads a request without waiting, for a while; 0 if none came.
-func (c *calm) look(b []byte) int {
-	for start := time.Now(); ; {
-		// No need to tell the scheduler of a call that does not wait.
-		n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(c.nowait), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)))
-		switch {
-		case errno == 0:
-			return int(n)
-		case errno != unix.EAGAIN && errno != unix.EINTR && errno != unix.ENOENT || time.Since(start) > lookFor:
-			c.end()
-			return 0 // an error comes again where it is looked at
-		}
-	}
-}
 
 // wakeWatch is called by a reader that leaves nobody behind who reads.
 func (c *calm) wakeWatch() {

@@ -82,7 +82,7 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 		return nil, err
 	}
 	c := &connection{fs: fs, server: fuse.NewProtocolServer(fs, o), debug: o.Debug, log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
-	c.calm.busy, c.calm.nowait = make(chan struct{}, 1), -1
+	c.calm.busy = make(chan struct{}, 1)
 	size := o.MaxWrite + headroom
 	c.buffers.New = func() any { return newBuffer(size) }
 	b := newBuffer(size)
@@ -90,7 +90,7 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 	if err == nil {
 		var size int
 		if size, err = c.handle(b, n); err == nil {
-			err = b.send(size)
+			err = c.send(b, size)
 		}
 	}
 	if err != nil {
@@ -99,9 +99,6 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 		return nil, fmt.Errorf("cannot greet the kernel: %w", err)
 	}
 	enoughProcs()
-	if runtime.NumCPU() > 1 { // with one, to look for a request is to keep who would send it from it
-		c.calm.nowait = openNowait(fd)
-	}
 	return c, nil
 }
 
@@ -120,7 +117,6 @@ func enoughProcs() {
 // copies fastest.
 type buffer struct {
 	request, reply []byte
-	fd             int // where the request came from, and the answer goes to
 }
 
 const (
@@ -148,9 +144,6 @@ func (c *connection) serve() {
 	c.readers.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.calm.nowait >= 0 {
-		unix.Close(c.calm.nowait)
-	}
 	unix.Close(c.fd)
 	c.fd = -1
 }
@@ -160,7 +153,7 @@ func (c *connection) reader() {
 	b, _ := c.buffers.Get().(*buffer)
 	defer c.buffers.Put(b)
 	for {
-		n, err := c.next(b)
+		n, err := c.read(b)
 		left := c.reading.Add(-1)
 		if err != nil {
 			if err != unix.ENODEV {
@@ -182,7 +175,7 @@ func (c *connection) reader() {
 		// this reader counts as reading by then.
 		goesOn := c.goesOn()
 		if err == nil {
-			err = b.send(size)
+			err = c.send(b, size)
 		}
 		if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
 			c.log.Warn("an answer was refused by the kernel", "error", err)
@@ -244,21 +237,8 @@ func (c *connection) rest() bool {
 	}
 }
 
-// next brings the next request. While it is calm the only reader looks for it
-// before it waits; with others in read(2) each request would wake one of them in vain.
-func (c *connection) next(b *buffer) (int, error) {
-	if c.calm.nowait >= 0 && c.calm.is() && c.reading.Load() == 1 {
-		if n := c.calm.look(b.request); n >= 40 {
-			b.fd = c.calm.nowait
-			return n, nil
-		}
-	}
-	return c.read(b)
-}
-
 // read waits for a request.
 func (c *connection) read(b *buffer) (int, error) {
-	b.fd = c.fd
 	for {
 		n, err := unix.Read(c.fd, b.request)
 		switch {
@@ -284,11 +264,11 @@ func (c *connection) handle(b *buffer, n int) (int, error) {
 }
 
 // send writes an answer; FORGET and its like have none.
-func (b *buffer) send(size int) error {
+func (c *connection) send(b *buffer, size int) error {
 	if size == 0 {
 		return nil
 	}
-	_, err := unix.Write(b.fd, b.reply[:size])
+	_, err := unix.Write(c.fd, b.reply[:size])
 	return err
 }
 
