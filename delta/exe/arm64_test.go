@@ -2,13 +2,10 @@ package exe
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"fmt"
 	"slices"
 	"testing"
-
-	"github.com/btrovl/btrovl/delta/bsdiff"
 )
 
 // Each field of an instruction says what it was made to say, and the rest of the word stays.
@@ -131,23 +128,7 @@ func TestProgramsARM64(t *testing.T) {
 	if !Rewrite(same, old, []Move{{0, 0, int64(len(old))}}) || !bytes.Equal(same, old) {
 		t.Error("it changes where nothing moves")
 	}
-	plain, err := bsdiff.Diff(context.Background(), new, [][]byte{old}, bsdiff.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	moves, err := Match(context.Background(), old, new)
-	if err != nil || len(moves) == 0 {
-		t.Fatalf("%d moves, %v", len(moves), err)
-	}
-	rewritten := bytes.Clone(old)
-	if !Rewrite(rewritten, new[:HeadSize(new)], slices.Clone(moves)) {
-		t.Fatal("nothing was rewritten")
-	}
-	var regions []bsdiff.Region
-	for _, m := range moves {
-		regions = append(regions, bsdiff.Region{New: int(m.New), Old: int(m.Old), Length: int(m.Length)})
-	}
-	got, want := cost(new, rewritten, bsdiff.Ops(new, rewritten, regions)), cost(new, old, plain)
+	moves, got, want := compared(t, old, new)
 	t.Logf("%d bytes to say, %d without addresses, of %d", got, want, len(new))
 	if got*5 > want {
 		t.Errorf("%d bytes to say, %d without addresses", got, want)

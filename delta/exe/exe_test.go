@@ -282,27 +282,33 @@ func cost(new, old []byte, ops []bsdiff.Op) (n int64) {
 	return n
 }
 
+// compared rewrites an old program with its moves to a new one, and returns these and how
+// much there is to say of the new one then, and how much of the old one as it is.
+func compared(t *testing.T, old, new []byte) (moves []Move, got, want int64) {
+	t.Helper()
+	plain, err := bsdiff.Diff(context.Background(), new, [][]byte{old}, bsdiff.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	moves, err = Match(context.Background(), old, new)
+	if err != nil || len(moves) == 0 {
+		t.Fatalf("%d moves, %v", len(moves), err)
+	}
+	rewritten := bytes.Clone(old)
+	if !Rewrite(rewritten, new[:HeadSize(new)], slices.Clone(moves)) {
+		t.Fatal("nothing was rewritten")
+	}
+	var regions []bsdiff.Region
+	for _, m := range moves {
+		regions = append(regions, bsdiff.Region{New: int(m.New), Old: int(m.Old), Length: int(m.Length)})
+	}
+	return moves, cost(new, rewritten, bsdiff.Ops(new, rewritten, regions)), cost(new, old, plain)
+}
+
 func TestPrograms(t *testing.T) {
 	for _, kernel := range []bool{false, true} {
 		old, new := newProgram(kernel).build(), grown(kernel).build()
-		plain, err := bsdiff.Diff(context.Background(), new, [][]byte{old}, bsdiff.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		moves, err := Match(context.Background(), old, new)
-		if err != nil || len(moves) == 0 {
-			t.Fatalf("%d moves, %v", len(moves), err)
-		}
-		rewritten := bytes.Clone(old)
-		if !Rewrite(rewritten, new[:HeadSize(new)], slices.Clone(moves)) {
-			t.Fatal("nothing was rewritten")
-		}
-		var regions []bsdiff.Region
-		for _, m := range moves {
-			regions = append(regions, bsdiff.Region{New: int(m.New), Old: int(m.Old), Length: int(m.Length)})
-		}
-		ops := bsdiff.Ops(new, rewritten, regions)
-		got, want := cost(new, rewritten, ops), cost(new, old, plain)
+		_, got, want := compared(t, old, new)
 		t.Logf("kernel %v: %d bytes to say, %d without addresses, of %d", kernel, got, want, len(new))
 		if got*5 > want {
 			t.Errorf("kernel %v: %d bytes to say, %d without addresses", kernel, got, want)
