@@ -117,7 +117,14 @@ func oldTree(b builder) {
 	b.must(unix.Mkfifo(b.path("etc/fifo"), 0o600))
 	b.must(unix.Setxattr(b.path("usr/bin/suid"), "user.note", []byte("old"), 0))
 	b.must(unix.Setxattr(b.path("etc"), "user.dir", []byte("dir"), 0))
+	for _, name := range []string{"usr/bin/ping", "usr/bin/ping4"} {
+		b.file(name, noise(12, 5000))
+		b.must(unix.Setxattr(b.path(name), "security.capability", capability, 0))
+	}
 }
+
+// capability is cap_net_raw=ep as security.capability holds it.
+var capability = []byte{1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
 
 func newTree(b builder) {
 	lib := words(1, 300000)
@@ -153,6 +160,9 @@ func newTree(b builder) {
 	b.must(unix.Mknod(b.path("etc/fifo"), unix.S_IFSOCK|0o600, 0))
 	b.must(unix.Setxattr(b.path("usr/bin/suid"), "security.capability",
 		[]byte{1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, 0))
+	b.file("usr/bin/ping", edit(noise(12, 5000), 10, "loses its capability"))
+	b.file("usr/bin/ping4", noise(12, 5000))
+	b.must(os.Lchown(b.path("usr/bin/ping4"), 12, 34))
 	b.must(os.Lchown(b.path("usr/bin/link"), 12, 34))
 	b.must(os.Chtimes(b.path("usr"), epoch, epoch))
 }

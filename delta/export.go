@@ -111,6 +111,7 @@ func (e *exporter) run(ctx context.Context, m *bundle.Manifest, o ExportOptions)
 		head.CloneUUID, head.CloneCtransid = stream.UUID(o.Parent.UUID), o.Parent.CTransID
 	}
 	e.put(head)
+	e.removeXattrs()
 	e.clear()
 	for i := range e.a.news.entries {
 		if e.a.recorded[i] && e.err == nil {
@@ -128,6 +129,24 @@ func (e *exporter) run(ctx context.Context, m *bundle.Manifest, o ExportOptions)
 	}
 	e.put(&stream.Command{Kind: stream.End})
 	return e.err
+}
+
+// removeXattrs writes what kept entries lose, before anything is written to them:
+// with a write or a chown the receiver's kernel drops security.capability by itself,
+// and btrfs receive takes it for an error if it then finds nothing to remove.
+func (e *exporter) removeXattrs() {
+	s := e.a.stage
+	for i := range s.news.entries {
+		n, k := &s.news.entries[i], s.keep[i]
+		if n.link >= 0 || k < 0 {
+			continue
+		}
+		for _, x := range s.olds.entries[k].xattrs {
+			if !n.hasXattr(x.Name) {
+				e.put(&stream.Command{Kind: stream.RemoveXattr, Path: n.path, XattrName: x.Name})
+			}
+		}
+	}
 }
 
 // clear mirrors stage.clear.
@@ -252,13 +271,6 @@ func (e *exporter) attributes(i int) {
 	}
 	if n.target == "" {
 		e.put(&stream.Command{Kind: stream.Chmod, Path: n.path, Mode: n.mode & 0o7777})
-	}
-	if o != nil {
-		for _, x := range o.xattrs {
-			if !n.hasXattr(x.Name) {
-				e.put(&stream.Command{Kind: stream.RemoveXattr, Path: n.path, XattrName: x.Name})
-			}
-		}
 	}
 	for _, x := range n.xattrs {
 		e.put(&stream.Command{Kind: stream.SetXattr, Path: n.path, XattrName: x.Name, Data: x.Value})

@@ -36,12 +36,10 @@ func compareFull(ctx context.Context, o *MakeOptions, to *inventory, n int64, re
 	}
 	defer s.out.close()
 	if s.out.n < n {
-		report.Warnings = append(report.Warnings, fmt.Sprintf("a full bundle is smaller and fits every device: %s instead of %s (leave --from out)", mib(s.out.n), mib(n)))
+		report.Warnings = append(report.Warnings, fmt.Sprintf("a full bundle is smaller and fits every device: %d bytes instead of %d (leave --from out)", s.out.n, n))
 	}
 	return nil
 }
-
-func mib(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
 // packedSize compresses all content fast, and stops at enough bytes.
 func packedSize(ctx context.Context, inv *inventory, enough int64) (int64, error) {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path"
 
 	"github.com/btrovl/btrovl/delta"
 	"github.com/btrovl/btrovl/delta/bundle"
@@ -44,6 +45,11 @@ func (f *createFlags) options(ctx context.Context) (delta.MakeOptions, error) {
 			return o, usagef("--memory %q is not normal, low, or a number of MiB from 16 on", f.memory)
 		}
 		o.Memory = n << 20
+	}
+	for _, pattern := range o.Rescue {
+		if _, err := path.Match(pattern, ""); err != nil {
+			return o, usagef("--rescue %q is not a pattern: %v", pattern, err)
+		}
 	}
 	for _, path := range split(f.addKeys) {
 		line, err := publicLine(path)

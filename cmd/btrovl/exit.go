@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"slices"
 	"syscall"
 
 	"github.com/btrovl/btrovl/delta"
@@ -169,7 +169,7 @@ func explain(err error) (code int, hints []string) {
 		return codeSpace, []string{fmt.Sprintf("%s needed, %s free", size(int64(space.Need)), size(int64(space.Free))),
 			"see what can go: btrovl gc --dry-run; btrovl backup list"}
 	case errors.As(err, &sig):
-		return codeSignature, signatureHint(sig.Trusted)
+		return codeSignature, signatureHint(sig)
 	case errors.As(err, &damage):
 		return codeDamage, []string{"fetch the file again and compare its checksum with the vendor's; nothing was applied"}
 	case errors.As(err, &newer) && newer.Have == 0:
@@ -226,9 +226,12 @@ func unknownHint(e *subvolumes.UnknownError) []string {
 	return nil
 }
 
-func signatureHint(trusted []string) []string {
-	if len(trusted) == 0 {
+func signatureHint(e *bundle.SignatureError) []string {
+	switch {
+	case len(e.Trusted) == 0:
 		return []string{"no key is trusted yet; add the vendor's public key: btrovl key add vendor.pub"}
+	case slices.Contains(e.Trusted, e.KeyID):
+		return []string{"the key is trusted, so the file was altered or damaged: fetch it again and compare its checksum with the vendor's"}
 	}
-	return []string{"trusted: " + strings.Join(trusted, ", "), "if the key is the vendor's: btrovl key add vendor.pub"}
+	return []string{"if the key is the vendor's: btrovl key add vendor.pub"}
 }
