@@ -12,8 +12,8 @@ import (
 // calm is what a connection does while one short request follows the other: a
 // program creates, renames or removes many files. Then most of a request's time is
 // not work but the waking of threads on other processors (docs/performance.md). So one
-// reader serves all, which the kernel finds where it left it, and nobody is sent to read
-// while it works. Instead a watch looks once a millisecond whether somebody is still at
+// reader serves all, on the program's processor (follower), and nobody is sent to read
+// while it works. Instead a watch looks once in watchTick whether somebody is still at
 // the same request, and sends another reader then.
 //
 // Any sign of trouble (the watch had to act, requests that may wait for a disk) ends
@@ -25,47 +25,59 @@ import (
 type calm struct {
 	level    atomic.Int32  // grows with each short request
 	taken    atomic.Uint32 // counts requests
+	caller   atomic.Uint32 // who sent the last one
 	watching atomic.Bool   // the watch is awake
 	busy     chan struct{} // wakes it; room for one
+	follower atomic.Pointer[follower]
 }
 
 const (
 	calmFrom = 64  // level from which it is calm
 	calmMost = 128 // the level grows no further
 	calmLoss = 8   // what a request takes that may be long
+	turnLoss = 2   // what a request takes that is another thread's than the one before
 
-	watchTick = time.Millisecond
+	watchTick = 4 * time.Millisecond
 	watchIdle = 20 // ticks without a request after which the watch sleeps
 	smallSize = 64 << 10
+	smallRead = 16 << 10 // larger ones are read-ahead: several come at once
 )
 
 // note lets a request count.
 func (c *calm) note(request []byte) {
 	c.taken.Add(1)
+	if quick(request) {
+		return
+	}
 	level := c.level.Load()
+	pid := (*fuse.InHeader)(unsafe.Pointer(&request[0])).Pid
 	switch {
-	case quick(request):
-	case short(request):
-		if level < calmMost {
-			c.level.Store(level + 1) // two readers may count as one
-		}
-	default:
+	case !short(request):
 		c.level.Store(max(level-calmLoss, 0))
+	case c.caller.Load() != pid:
+		c.caller.Store(pid)
+		c.level.Store(max(level-turnLoss, 0))
+	case level < calmMost:
+		c.level.Store(level + 1) // two readers may count as one
 	}
 }
 
 func (c *calm) is() bool { return c.level.Load() >= calmFrom }
 func (c *calm) end()     { c.level.Store(0) }
 
-// short says whether a request is usually answered at once.
+// short says whether a request is usually answered at once, or after one wait for the
+// disk, and comes alone from its program.
 func short(request []byte) bool {
 	switch h := (*fuse.InHeader)(unsafe.Pointer(&request[0])); h.Opcode {
-	case opcodeLookup, opcodeGetattr, opcodeGetxattr, opcodeCreate, opcodeMknod, opcodeMkdir, opcodeSymlink, opcodeLink,
-		opcodeUnlink, opcodeRmdir, opcodeRename2:
+	case opcodeLookup, opcodeGetattr, opcodeReadlink, opcodeGetxattr, opcodeReaddir, opcodeReaddirplus,
+		opcodeCreate, opcodeMknod, opcodeMkdir, opcodeSymlink, opcodeLink, opcodeUnlink, opcodeRmdir, opcodeRename, opcodeRename2:
 		return true
 	case opcodeSetattr:
 		in, _ := arguments[fuse.SetAttrIn](request)
 		return in != nil && in.Valid&fuse.FATTR_SIZE == 0
+	case opcodeRead:
+		in, _ := arguments[fuse.ReadIn](request)
+		return in != nil && in.Size <= smallRead
 	case opcodeWrite:
 		return binary.NativeEndian.Uint32(request) <= smallSize
 	}
@@ -73,12 +85,15 @@ func short(request []byte) bool {
 }
 
 const ( // of linux/fuse.h
-	opcodeSymlink = 6
-	opcodeMknod   = 8
-	opcodeLink    = 13
+	opcodeReadlink    = 5
+	opcodeSymlink     = 6
+	opcodeMknod       = 8
+	opcodeLink        = 13
+	opcodeReaddir     = 28
+	opcodeReaddirplus = 44
 )
 
-// wakeWatch is called by a reader that leaves nobody behind who reads.
+// wakeWatch is called by a reader that leaves nobody behind who reads, or follows.
 func (c *calm) wakeWatch() {
 	if !c.watching.Load() && c.watching.CompareAndSwap(false, true) {
 		select {
@@ -96,8 +111,8 @@ func (c *connection) watch() {
 		case <-c.ended:
 			return
 		}
-		tick := time.NewTicker(watchTick)
-		last := c.calm.taken.Load()
+		tick := time.NewTimer(watchTick) // not a Ticker: two looks in a row see no progress
+		w := watch{taken: c.calm.taken.Load()}
 		for idle := 0; idle < watchIdle; {
 			select {
 			case <-tick.C:
@@ -105,19 +120,25 @@ func (c *connection) watch() {
 				tick.Stop()
 				return
 			}
+			nobody := w.release(&c.calm)
 			now := c.calm.taken.Load()
-			if idle++; now != last {
+			if idle++; now != w.taken || !nobody {
 				idle = 0
-			} else if c.reading.Load() == 0 {
+			}
+			if now == w.taken && c.reading.Load() == 0 {
 				c.calm.end()
 				c.relieve()
 			}
-			last = now
+			w.taken = now
+			tick.Reset(watchTick)
 		}
 		tick.Stop()
-		// Whoever leaves nobody behind from here on wakes the watch again; who did before
-		// may have relied on it.
+		// Who leaves nobody behind, or follows, from here on wakes the watch again; who did
+		// before may have relied on it.
 		c.calm.watching.Store(false)
+		if c.calm.follower.Load() != nil {
+			c.calm.wakeWatch()
+		}
 		if c.reading.Load() == 0 {
 			c.calm.end()
 			c.relieve()

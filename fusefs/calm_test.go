@@ -77,10 +77,10 @@ func TestCalmEnds(t *testing.T) {
 }
 
 func TestCalmLevel(t *testing.T) {
-	lookup, read := words(46, opcodeLookup, 1, 0, 1, 0, 0, 0, 0, 0), words(80, opcodeRead, 1, 0, 1, 0, 0, 0, 0, 0)
-	forget := words(48, opcodeForget, 1, 0, 1, 0, 0, 0, 0, 0)
+	from := func(pid, opcode uint32) []byte { return words(80, opcode, 1, 0, 1, 0, 0, 0, pid, 0) }
+	lookup, fsync, forget := from(7, opcodeLookup), from(7, 20), from(0, opcodeForget)
 	var c calm
-	for range calmFrom {
+	for range calmFrom + 1 { // the first one is another caller's
 		if c.is() {
 			t.Fatal("calm too early")
 		}
@@ -90,22 +90,34 @@ func TestCalmLevel(t *testing.T) {
 	if !c.is() {
 		t.Error("not calm after many short requests")
 	}
-	c.note(read)
+	c.note(fsync)
 	if c.is() {
-		t.Error("calm while there are reads")
+		t.Error("calm while there are slow requests")
 	}
 	for range 10 * calmMost {
 		c.note(lookup)
 	}
 	for range 3 {
-		c.note(read)
+		c.note(fsync)
 	}
 	if !c.is() {
-		t.Error("a few reads end the calm")
+		t.Error("a few slow requests end the calm")
 	}
 	c.end()
 	if c.is() {
 		t.Error("calm after its end")
+	}
+	for i := range uint32(10 * calmMost) {
+		c.note(from(7+i%2, opcodeLookup))
+	}
+	if c.is() {
+		t.Error("calm while two programs take turns")
+	}
+	for i := range uint32(10 * calmMost) { // as a shell's loop that runs programs
+		c.note(from(7+i/5, opcodeLookup))
+	}
+	if !c.is() {
+		t.Error("not calm while programs come one after the other")
 	}
 }
 
@@ -121,6 +133,8 @@ func TestShortRequests(t *testing.T) {
 	}{
 		{"chmod", setattr(fuse.FATTR_MODE), true},
 		{"truncate", setattr(fuse.FATTR_SIZE), false},
+		{"a small read", words(80, opcodeRead, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4096, 0, 0, 0, 0, 0), true},
+		{"reading ahead", words(80, opcodeRead, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128<<10, 0, 0, 0, 0, 0), false},
 		{"a small write", write(4096 + 80), true},
 		{"a large write", write(1<<20 + 80), false},
 		{"fsync", words(56, 20, 1, 0, 1, 0, 0, 0, 0, 0), false},

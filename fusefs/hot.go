@@ -71,6 +71,14 @@ func (c *connection) answerHot(request, reply []byte) (size int, ok bool) {
 			st = f.Rmdir(nil, h, name)
 			return finish(h, reply, st, 0), true
 		}
+	case opcodeRename: // rename(2): renameat2 without flags, and without room for them
+		in, rest := arguments[renameIn](request)
+		if oldName, rest, fits := cutName(rest); in != nil && fits {
+			if newName, _, fits := cutName(rest); fits {
+				st = f.Rename(nil, &fuse.RenameIn{InHeader: *h, Newdir: in.newdir}, oldName, newName)
+				return finish(h, reply, st, 0), true
+			}
+		}
 	case opcodeRename2:
 		in, rest := arguments[fuse.RenameIn](request)
 		if oldName, rest, fits := cutName(rest); in != nil && fits {
@@ -127,12 +135,19 @@ const ( // of linux/fuse.h
 	opcodeMkdir    = 9
 	opcodeUnlink   = 10
 	opcodeRmdir    = 11
+	opcodeRename   = 12
 	opcodeRead     = 15
 	opcodeWrite    = 16
 	opcodeGetxattr = 22
 	opcodeCreate   = 35
 	opcodeRename2  = 45
 )
+
+// renameIn is struct fuse_rename_in.
+type renameIn struct {
+	fuse.InHeader
+	newdir uint64
+}
 
 // arguments returns a request's struct, header and all, and what follows it; nil if
 // the request is shorter. The request lies at a multiple of 8.

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
@@ -44,7 +45,7 @@ type connection struct {
 	log     *slog.Logger
 	buffers sync.Pool // *buffer
 	calm    calm
-
+	follow  bool // readers may follow
 	readers sync.WaitGroup
 	reading atomic.Int32  // readers in read(2) or on their way there
 	resting atomic.Int32  // readers that wait for wake
@@ -59,7 +60,8 @@ type connection struct {
 const (
 	minReaders = 2
 	maxResting = 6
-	headroom   = 4096 // of a request, beside its data
+	sleepless  = 3 * time.Microsecond // what read(2) takes at most if a request waits already
+	headroom   = 4096                 // of a request, beside its data
 )
 
 // connect mounts a file system and answers the kernel's INIT.
@@ -83,6 +85,7 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 	}
 	c := &connection{fs: fs, server: fuse.NewProtocolServer(fs, o), debug: o.Debug, log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
 	c.calm.busy = make(chan struct{}, 1)
+	c.follow = mayFollow()
 	size := o.MaxWrite + headroom
 	c.buffers.New = func() any { return newBuffer(size) }
 	b := newBuffer(size)
@@ -152,8 +155,12 @@ func (c *connection) serve() {
 func (c *connection) reader() {
 	b, _ := c.buffers.Get().(*buffer)
 	defer c.buffers.Put(b)
+	f := follower{calm: &c.calm}
+	defer f.end()
 	for {
+		before := time.Now()
 		n, err := c.read(b)
+		slept := time.Since(before) > sleepless
 		left := c.reading.Add(-1)
 		if err != nil {
 			if err != unix.ENODEV {
@@ -162,11 +169,18 @@ func (c *connection) reader() {
 			c.end.Do(func() { close(c.ended) })
 			return
 		}
-		c.calm.note(b.request[:n])
-		if left == 0 && !quick(b.request) {
-			if c.calm.is() && short(b.request[:n]) {
+		request := b.request[:n]
+		c.calm.note(request)
+		if calm := c.calm.is() && short(request); calm || !quick(request) {
+			if calm {
 				c.calm.wakeWatch()
+				if c.follow {
+					f.begin()
+				}
 			} else {
+				f.end()
+			}
+			if left == 0 && !calm {
 				c.relieve()
 			}
 		}
@@ -180,8 +194,13 @@ func (c *connection) reader() {
 		if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
 			c.log.Warn("an answer was refused by the kernel", "error", err)
 		}
-		if !goesOn && !c.rest() {
-			return
+		if slept {
+			f.move((*fuse.InHeader)(unsafe.Pointer(&request[0])).Pid)
+		}
+		if !goesOn {
+			if f.end(); !c.rest() {
+				return
+			}
 		}
 	}
 }

@@ -149,6 +149,7 @@ func TestHotAnswers(t *testing.T) {
 		{"getxattr", opcodeGetxattr, 2, append(words(100, 0), "user.x\x00"...)},
 		{"unlink nothing", opcodeUnlink, 1, []byte("none\x00")},
 		{"rmdir a file", opcodeRmdir, 1, []byte("f\x00")},
+		{"rename nothing, as rename(2)", opcodeRename, 1, append(words(1, 0), "none\x00other\x00"...)},
 		{"rename nothing", opcodeRename2, 1, append(words(1, 0, 0, 0), "none\x00other\x00"...)},
 		{"create what is there", opcodeCreate, 1, append(words(unix.O_EXCL|unix.O_CREAT, 0o644, 0, 0), "g\x00"...)},
 		{"mkdir what is there", opcodeMkdir, 1, append(words(0o755, 0), "g\x00"...)},
