@@ -2,7 +2,6 @@ package fusefs
 
 import (
 	"bytes"
-	"os"
 	"runtime"
 	"strconv"
 	"sync"
@@ -36,6 +35,7 @@ type follower struct {
 	nice   int32
 	rarer  int // how often released soon, in a row
 	skip   int // requests to serve before the next begin
+	blind  int // moves to leave out
 
 	served atomic.Uint32 // requests since begin
 
@@ -51,6 +51,7 @@ const (
 
 	servedSoon = 64 // released before as many requests is soon
 	skipFirst  = 64
+	blindly    = 2
 	rarest     = 4 // 64 << 4 requests are skipped at most
 )
 
@@ -145,13 +146,19 @@ func (f *follower) restore() {
 	f.calm.follower.Store(nil)
 }
 
-// move takes the reader to the processor that a thread ran on last.
+// move takes the reader to the processor that a thread ran on last. To look is not free:
+// where the two are on one already, the next looks are left out.
 func (f *follower) move(tid uint32) {
 	if !f.on.Load() {
 		return
 	}
+	if f.blind > 0 {
+		f.blind--
+		return
+	}
 	cpu, ok := processorOf(tid)
 	if !ok || cpu == f.cpu || !f.may.IsSet(cpu) {
+		f.blind = blindly
 		return
 	}
 	var there unix.CPUSet
@@ -166,11 +173,18 @@ func (f *follower) move(tid uint32) {
 // processorOf returns the processor that a thread ran on last, field 39 of its stat
 // (proc_pid_stat(5)).
 func processorOf(tid uint32) (int, bool) {
-	stat, err := os.ReadFile("/proc/" + strconv.FormatUint(uint64(tid), 10) + "/stat")
+	fd, err := unix.Open("/proc/"+strconv.FormatUint(uint64(tid), 10)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return 0, false
 	}
-	rest := stat[bytes.LastIndexByte(stat, ')')+1:] // the name may contain anything
+	defer unix.Close(fd)
+	var stat [512]byte
+	n, err := unix.Read(fd, stat[:])
+	if err != nil {
+		return 0, false
+	}
+	rest := stat[:n]
+	rest = rest[bytes.LastIndexByte(rest, ')')+1:] // the name may contain anything
 	for range 39 - 2 {
 		_, field, ok := bytes.Cut(rest, []byte{' '})
 		if !ok {

@@ -60,8 +60,8 @@ type connection struct {
 const (
 	minReaders = 2
 	maxResting = 6
-	sleepless  = 3 * time.Microsecond // what read(2) takes at most if a request waits already
-	headroom   = 4096                 // of a request, beside its data
+	longSleep  = 10 * time.Microsecond // before a request: the reader was woken on another processor, perhaps
+	headroom   = 4096                  // of a request, beside its data
 )
 
 // connect mounts a file system and answers the kernel's INIT.
@@ -160,7 +160,7 @@ func (c *connection) reader() {
 	for {
 		before := time.Now()
 		n, err := c.read(b)
-		slept := time.Since(before) > sleepless
+		slept := time.Since(before) > longSleep
 		left := c.reading.Add(-1)
 		if err != nil {
 			if err != unix.ENODEV {
