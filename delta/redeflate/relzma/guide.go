@@ -160,43 +160,62 @@ func (g *guide) matchAt(dist int64) int {
 	return min(i, int(n))
 }
 
-// headHash spreads the bytes that the hashes of all widths are made of.
-func (g *guide) headHash(p []byte, h *[len(headWidths)]uint32) {
-	const (
-		k1 = 0x9e3779b97f4a7c15
-		k2 = 0xc2b2ae3d27d4eb4f
-		k3 = 0x165667b19e3779f9
-	)
-	p = p[:24]
-	a := binary.LittleEndian.Uint64(p)
-	b := binary.LittleEndian.Uint64(p[8:])
-	d := binary.LittleEndian.Uint64(p[16:])
-	ha := a * k1
-	hb := ha ^ bits.RotateLeft64(b*k2, 31)
-	s := g.headShift
-	h[0] = uint32(a & 0xffff)
-	h[1] = uint32(a << 40 * k1 >> s)
-	h[2] = uint32(a << 32 * k1 >> s)
-	h[3] = uint32(a << 24 * k1 >> s)
-	h[4] = uint32(a << 16 * k1 >> s)
-	h[5] = uint32(ha >> s)
-	h[6] = uint32((ha ^ bits.RotateLeft64(b<<32*k2, 31)) * k3 >> s)
-	h[7] = uint32(hb * k3 >> s)
-	h[8] = uint32((hb + d*k3) * k3 >> s)
+// What the hashes of all widths are made of: the first bytes of a and b, which stand behind
+// one another, without those that are shifted out. These are small enough to be inlined,
+// which makes advance a quarter faster than one function for all hashes does.
+const (
+	headMul1 = 0x9e3779b97f4a7c15
+	headMul2 = 0xc2b2ae3d27d4eb4f
+	headMul3 = 0x165667b19e3779f9
+)
+
+func headHash8(a uint64, out uint) uint64 { return a << out * headMul1 }
+
+func headHash16(a, b uint64, out uint) uint64 {
+	return a*headMul1 ^ bits.RotateLeft64(b<<out*headMul2, 31)
+}
+
+// headWords returns the bytes that hashes are made of.
+func headWords(p []byte) (a, b, c uint64) {
+	p = p[:24:24]
+	return binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[8:]), binary.LittleEndian.Uint64(p[16:])
+}
+
+// lastPlaces returns the last places at which the bytes of p stood, by width, plus one, or 0.
+func (g *guide) lastPlaces(p []byte) [len(headWidths)]uint32 {
+	a, b, c := headWords(p)
+	t, s := &g.heads, g.headShift&63
+	return [...]uint32{
+		t[0][a&0xffff],
+		t[1][headHash8(a, 40)>>s],
+		t[2][headHash8(a, 32)>>s],
+		t[3][headHash8(a, 24)>>s],
+		t[4][headHash8(a, 16)>>s],
+		t[5][headHash8(a, 0)>>s],
+		t[6][headHash16(a, b, 32)*headMul3>>s],
+		t[7][headHash16(a, b, 0)*headMul3>>s],
+		t[8][(headHash16(a, b, 0)+c*headMul3)*headMul3>>s],
+	}
 }
 
 // advance moves to the next decision, n bytes on.
 func (g *guide) advance(n int) {
 	to := g.at + int64(n)
 	p := g.w.at(g.at)
-	var h [len(headWidths)]uint32
 	pos := uint32(g.at)
+	t, s := &g.heads, g.headShift&63
 	for i := range n {
-		g.headHash(p[i:], &h)
+		a, b, c := headWords(p[i:])
 		pos++
-		for k := range h {
-			g.heads[k][h[k]] = pos
-		}
+		t[0][a&0xffff] = pos
+		t[1][headHash8(a, 40)>>s] = pos
+		t[2][headHash8(a, 32)>>s] = pos
+		t[3][headHash8(a, 24)>>s] = pos
+		t[4][headHash8(a, 16)>>s] = pos
+		t[5][headHash8(a, 0)>>s] = pos
+		t[6][headHash16(a, b, 32)*headMul3>>s] = pos
+		t[7][headHash16(a, b, 0)*headMul3>>s] = pos
+		t[8][(headHash16(a, b, 0)+c*headMul3)*headMul3>>s] = pos
 	}
 	if g.aligned {
 		for q := g.at - g.shift; q < to-g.shift; q += movedBlock {
@@ -275,10 +294,8 @@ func (g *guide) candidates(hint int64, out []candidate) []candidate {
 	if hint >= 0 {
 		add(hint)
 	}
-	var slots [len(headWidths)]uint32
-	g.headHash(g.w.at(g.at), &slots)
-	for k, i := range slots {
-		if h := g.heads[k][i]; h > 0 {
+	for _, h := range g.lastPlaces(g.w.at(g.at)) {
+		if h > 0 {
 			add(g.at - int64(h))
 		}
 	}
