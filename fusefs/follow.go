@@ -1,11 +1,10 @@
 package fusefs
 
 import (
-	"bytes"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -20,9 +19,8 @@ import (
 // A program cannot be told where to run, but its reader can run where a program is
 // welcome: a processor on which only SCHED_IDLE threads run counts as idle, and a thread
 // that is woken there goes before these (select_idle_sibling and wakeup_preempt_fair in
-// kernel/sched/fair.c). So a follower is SCHED_IDLE and held to the processor that the
-// program ran on last; when the two have come apart, which shows by the reader's having
-// slept before a request, it moves there after the answer.
+// kernel/sched/fair.c). So a follower is SCHED_IDLE and held to one processor; when the
+// two have come apart, which shows by long sleeps before requests, it goes to the next.
 //
 // The price is that other programs on that processor go before the reader, too. So
 // following lasts only as long as requests come: after a tick without one the watch makes
@@ -35,7 +33,8 @@ type follower struct {
 	nice   int32
 	rarer  int // how often released soon, in a row
 	skip   int // requests to serve before the next begin
-	blind  int // moves to leave out
+	tried  int // processors tried in a row without success
+	blind  int // long sleeps not to move after
 
 	served atomic.Uint32 // requests since begin
 
@@ -51,8 +50,11 @@ const (
 
 	servedSoon = 64 // released before as many requests is soon
 	skipFirst  = 64
-	blindly    = 2
 	rarest     = 4 // 64 << 4 requests are skipped at most
+
+	// With more, finding the program would take longer than it saves; with one there is
+	// nothing to find.
+	leastProcessors, mostProcessors = 2, 4
 )
 
 // mayFollow tells whether this process's threads can become SCHED_IDLE and normal again,
@@ -102,6 +104,9 @@ func (f *follower) begin() {
 	if err != nil || own.Policy != schedNormal || unix.SchedGetaffinity(0, &f.may) != nil {
 		return
 	}
+	if n := f.may.Count(); n < leastProcessors || n > mostProcessors {
+		return
+	}
 	f.tid, f.nice, f.cpu = unix.Gettid(), own.Nice, -1
 	if !f.calm.follower.CompareAndSwap(nil, f) {
 		f.unlock()
@@ -146,55 +151,53 @@ func (f *follower) restore() {
 	f.calm.follower.Store(nil)
 }
 
-// move takes the reader to the processor that a thread ran on last. To look is not free:
-// where the two are on one already, the next looks are left out.
-func (f *follower) move(tid uint32) {
+// slept is called after each answer, and told whether the reader slept long before the
+// request: then the program runs elsewhere, and the reader tries the next processor.
+//
+// It does not ask where: /proc/PID/stat would say it, but to read it waits for an execve
+// of that process, which may be waiting for this very reader. (A view hung that way.)
+func (f *follower) slept(long bool) {
 	if !f.on.Load() {
+		return
+	}
+	if !long {
+		f.tried = 0
 		return
 	}
 	if f.blind > 0 {
 		f.blind--
 		return
 	}
-	cpu, ok := processorOf(tid)
-	if !ok || cpu == f.cpu || !f.may.IsSet(cpu) {
-		f.blind = blindly
+	if f.tried++; f.tried > f.may.Count() {
+		f.tried, f.blind = 0, skipFirst
 		return
 	}
-	var there unix.CPUSet
-	there.Set(cpu)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.on.Load() && unix.SchedSetaffinity(0, &there) == nil {
+	if !f.on.Load() {
+		return
+	}
+	cpu := f.cpu
+	if cpu < 0 {
+		cpu = processor()
+	}
+	var there unix.CPUSet
+	for range len(f.may) * 64 {
+		if cpu = (cpu + 1) % (len(f.may) * 64); f.may.IsSet(cpu) {
+			break
+		}
+	}
+	there.Set(cpu)
+	if unix.SchedSetaffinity(0, &there) == nil {
 		f.cpu = cpu
 	}
 }
 
-// processorOf returns the processor that a thread ran on last, field 39 of its stat
-// (proc_pid_stat(5)).
-func processorOf(tid uint32) (int, bool) {
-	fd, err := unix.Open("/proc/"+strconv.FormatUint(uint64(tid), 10)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 0, false
-	}
-	defer unix.Close(fd)
-	var stat [512]byte
-	n, err := unix.Read(fd, stat[:])
-	if err != nil {
-		return 0, false
-	}
-	rest := stat[:n]
-	rest = rest[bytes.LastIndexByte(rest, ')')+1:] // the name may contain anything
-	for range 39 - 2 {
-		_, field, ok := bytes.Cut(rest, []byte{' '})
-		if !ok {
-			return 0, false
-		}
-		rest = field
-	}
-	field, _, _ := bytes.Cut(rest, []byte{' '})
-	cpu, err := strconv.Atoi(string(field))
-	return cpu, err == nil
+// processor returns the one that the calling thread runs on.
+func processor() int {
+	var cpu uint32
+	unix.RawSyscall(unix.SYS_GETCPU, uintptr(unsafe.Pointer(&cpu)), 0, 0)
+	return int(cpu)
 }
 
 // release makes the follower what it was, unless it has served requests since the last

@@ -62,8 +62,14 @@ func TestFollower(t *testing.T) {
 		f, other := &follower{calm: &c}, &follower{calm: &c}
 		f.begin()
 		is("after begin", schedIdle, all)
-		f.move(uint32(tid))
-		is("after move", schedIdle, 1)
+		f.slept(false)
+		is("while it sleeps little", schedIdle, all)
+		was := processor()
+		f.slept(true)
+		is("after a long sleep", schedIdle, 1)
+		if all > 1 && processor() == was {
+			t.Errorf("still on processor %d", was)
+		}
 		other.begin()
 		if other.on.Load() || c.follower.Load() != f {
 			t.Error("two follow")
@@ -76,7 +82,7 @@ func TestFollower(t *testing.T) {
 
 		// A tick without a request makes it what it was, and it follows more rarely.
 		f.begin()
-		f.move(uint32(tid))
+		f.slept(true)
 		var w watch
 		if w.release(&c) {
 			t.Error("released though it has just begun")

@@ -160,7 +160,7 @@ func (c *connection) reader() {
 	for {
 		before := time.Now()
 		n, err := c.read(b)
-		slept := time.Since(before) > longSleep
+		long := time.Since(before) > longSleep
 		left := c.reading.Add(-1)
 		if err != nil {
 			if err != unix.ENODEV {
@@ -194,9 +194,7 @@ func (c *connection) reader() {
 		if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
 			c.log.Warn("an answer was refused by the kernel", "error", err)
 		}
-		if slept {
-			f.move((*fuse.InHeader)(unsafe.Pointer(&request[0])).Pid)
-		}
+		f.slept(long)
 		if !goesOn {
 			if f.end(); !c.rest() {
 				return
