@@ -33,8 +33,8 @@ type follower struct {
 	nice   int32
 	rarer  int // how often released soon, in a row
 	skip   int // requests to serve before the next begin
+	apart  int // grows with each long sleep, and less with each that is none
 	tried  int // processors tried in a row without success
-	blind  int // long sleeps not to move after
 
 	served atomic.Uint32 // requests since begin
 
@@ -50,6 +50,8 @@ const (
 
 	servedSoon = 64 // released before as many requests is soon
 	skipFirst  = 64
+	apartFrom  = 3 // more than one long sleep: one may be the program's own work
+	blindly    = 32
 	rarest     = 4 // 64 << 4 requests are skipped at most
 
 	// With more, finding the program would take longer than it saves; with one there is
@@ -152,7 +154,8 @@ func (f *follower) restore() {
 }
 
 // slept is called after each answer, and told whether the reader slept long before the
-// request: then the program runs elsewhere, and the reader tries the next processor.
+// request: if that happens again and again, the program runs elsewhere, and the reader tries
+// the next processor.
 //
 // It does not ask where: /proc/PID/stat would say it, but to read it waits for an execve
 // of that process, which may be waiting for this very reader. (A view hung that way.)
@@ -160,18 +163,22 @@ func (f *follower) slept(long bool) {
 	if !f.on.Load() {
 		return
 	}
-	if !long {
+	switch {
+	case long:
+		f.apart += 2
+	case f.apart > 0:
+		f.apart--
+	default:
 		f.tried = 0
+	}
+	if f.apart < apartFrom {
 		return
 	}
-	if f.blind > 0 {
-		f.blind--
+	if f.apart = 0; f.tried >= f.may.Count() {
+		f.apart, f.tried = -blindly, 0
 		return
 	}
-	if f.tried++; f.tried > f.may.Count() {
-		f.tried, f.blind = 0, skipFirst
-		return
-	}
+	f.tried++
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.on.Load() {
