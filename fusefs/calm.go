@@ -16,8 +16,8 @@ import (
 // while it works. Instead a watch looks once in watchTick whether somebody is still at
 // the same request, and sends another reader then.
 //
-// Any sign of trouble (the watch had to act, requests that may wait for a disk) ends
-// the calm, and connection does what it always does.
+// Any sign of trouble (the watch had to act, requests that may take long, programs that
+// take turns) ends the calm, and connection does what it always does.
 //
 // To look for the next request for a while instead of sleeping makes it worse: creating
 // files took 7.6 times as long as on kernel overlayfs instead of 3.1 (idle machine, two
