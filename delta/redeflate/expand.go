@@ -144,11 +144,22 @@ func (e *expander) gzip(at int64) (int64, error) {
 // index and footer.
 func (e *expander) xz(at int64) (int64, error) {
 	end := at
+	var learner *relzma.Learner
+	if l := e.learn; l != nil && l.old.file && l.old.at == at {
+		var err error
+		if learner, err = relzma.NewLearner(e.w, l.old.stream, l.moves); err != nil {
+			return 0, err
+		}
+	}
 	err := xzParts(e.file, at, e.size, func(at int64, s relzma.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(e.file, at, e.size-at)}
 		e.buf.Reset(in)
 		from := e.w.n
-		if err := e.lzma(at, s); err != nil {
+		if learner != nil && s.Dict <= e.learn.old.stream.Dict {
+			if err := learner.Block(e.buf, s.X86); err != nil {
+				return 0, err
+			}
+		} else if err := e.lzma(at, s); err != nil {
 			return 0, err
 		}
 		e.content(from)
@@ -156,12 +167,15 @@ func (e *expander) xz(at int64) (int64, error) {
 		end = at + used
 		return used, nil
 	})
+	if learner != nil && err == nil {
+		e.learn.old.history, err = learner.History()
+	}
 	return end - at, err
 }
 
 // lzma writes the content of the stream in e.buf, which is at an offset of the file.
 func (e *expander) lzma(at int64, s relzma.Stream) (err error) {
-	if l := e.learn; l != nil && l.old.at == at {
+	if l := e.learn; l != nil && !l.old.file && l.old.at == at {
 		s.Dict, s.Size = l.old.stream.Dict, l.old.stream.Size // the filter is the file's
 		l.old.history, err = relzma.Learn(e.w, e.buf, s, l.moves)
 		return err

@@ -20,6 +20,10 @@ import (
 //	lzma               0x03 length              plain, compressed: an LZMA2 stream
 //	   after an old one +0x08                    of the old file: offset dictionary size
 //	                                            length decisions, see package relzma
+//	xz                 0x04 length              a whole xz file
+//	   after an old one +0x08                    as of lzma
+//	                                            shape, two bytes: see xzfile.go
+//	                                            length decisions
 //
 // Lengths of plain are one too large; 0 means all that is left of it.
 // model is family<<4 | level (model.go). A .gz document is
@@ -35,6 +39,7 @@ const (
 	opLiteral = 0x01
 	opDeflate = 0x02
 	opLzma    = 0x03
+	opXz      = 0x04
 	opMask    = 0x07
 
 	opFixes   = 0x08
@@ -86,7 +91,19 @@ func (w *recipeWriter) deflate(trailer byte, m modelID, n int64, fixes []byte) {
 }
 
 func (w *recipeWriter) lzma(n int64, old *oldStream, decisions []byte) {
-	op := byte(opLzma)
+	w.stream(opLzma, n, old)
+	w.number(uint64(len(decisions)))
+	w.b = append(w.b, decisions...)
+}
+
+func (w *recipeWriter) xz(n int64, old *oldStream, x *xzShape, decisions []byte) {
+	w.stream(opXz, n, old)
+	w.b = append(w.b, x.kind, x.header)
+	w.number(uint64(len(decisions)))
+	w.b = append(w.b, decisions...)
+}
+
+func (w *recipeWriter) stream(op byte, n int64, old *oldStream) {
 	if old != nil {
 		op |= opOld
 	}
@@ -97,8 +114,6 @@ func (w *recipeWriter) lzma(n int64, old *oldStream, decisions []byte) {
 		w.number(uint64(old.stream.Dict))
 		w.number(uint64(old.stream.Size))
 	}
-	w.number(uint64(len(decisions)))
-	w.b = append(w.b, decisions...)
 }
 
 // A recipeReader takes a recipe apart. Its methods return a *RecipeError for
@@ -155,7 +170,8 @@ type operation struct {
 	length int64 // of plain, or restOfAll
 	data   []byte
 	model  model
-	fixes  []byte // nil if there are none; of opLzma the decisions
+	shape  xzShape // of opXz, without the stream
+	fixes  []byte  // nil if there are none; of opLzma and opXz the decisions
 	old    *oldStream
 	at     int // offset of fixes in the recipe
 }
@@ -179,7 +195,8 @@ func (r *recipeReader) operation() (o operation, err error) {
 		return o, err
 	}
 	kind := o.op & opMask
-	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || kind == opLzma && o.op&^opOld != kind || kind > opLzma || o.op&opGzip != 0 && o.op&opZlib != 0 {
+	lzma := kind == opLzma || kind == opXz
+	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || lzma && o.op&^opOld != kind || kind > opXz || o.op&opGzip != 0 && o.op&opZlib != 0 {
 		r.next--
 		return o, r.fail("an operation is unknown")
 	}
@@ -202,16 +219,23 @@ func (r *recipeReader) operation() (o operation, err error) {
 		return o, err
 	}
 	o.length = int64(n) - 1
-	if o.op == opLzma|opOld {
+	if lzma && o.op&opOld != 0 {
 		var v [3]uint64
 		for i, most := range [3]uint64{1 << 40, relzma.MaxDict, maxXzPlain} {
 			if v[i], err = r.number(most); err != nil {
 				return o, err
 			}
 		}
-		o.old = &oldStream{at: int64(v[0]), stream: relzma.Stream{Dict: int(v[1]), Size: int64(v[2])}}
+		o.old = &oldStream{file: kind == opXz, at: int64(v[0]), stream: relzma.Stream{Dict: int(v[1]), Size: int64(v[2])}}
 	}
-	if o.op&opFixes != 0 || kind == opLzma {
+	if kind == opXz {
+		for _, b := range []*byte{&o.shape.kind, &o.shape.header} {
+			if *b, err = r.byte(); err != nil {
+				return o, err
+			}
+		}
+	}
+	if o.op&opFixes != 0 || lzma {
 		o.fixes, err = r.bytes()
 		o.at = r.origin + r.next - len(o.fixes)
 	}

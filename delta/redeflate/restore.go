@@ -1,12 +1,12 @@
 package redeflate
 
 import (
-	"bufio"
 	"encoding/binary"
 	"fmt"
 	"hash/adler32"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"github.com/btrovl/btrovl/delta/redeflate/relzma"
 )
@@ -25,6 +25,8 @@ type Restorer struct {
 
 	learned *oldStream // of Old: by Learn for the next Restore, or during one
 	enc     encoder
+	space   relzma.Workspace
+	packed  limitedBuffer
 }
 
 // A learner says what of an old file is needed.
@@ -52,6 +54,15 @@ func (r *Restorer) Learn(w io.Writer, size int64, recipe []byte) ([]Segment, err
 		r.learned = old
 	}
 	return e.contents, nil
+}
+
+// SetMoves sets r.Moves when the old file was learned from before they were known; r.Moves must
+// not have been nil then.
+func (r *Restorer) SetMoves(moves []Move) {
+	r.Moves = moves
+	if r.learned != nil {
+		r.learned.history.SetMoves(moves)
+	}
 }
 
 // oldOf returns the stream of the old file to which a recipe refers first; nil if to none.
@@ -112,8 +123,11 @@ func (r *Restorer) run(w io.Writer, plain io.Reader, o operation) error {
 		}
 		return err
 	}
-	if o.op&opMask == opLzma {
+	switch o.op & opMask {
+	case opLzma:
 		return r.lzma(w, plain, o)
+	case opXz:
+		return r.xz(w, plain, o)
 	}
 	return r.deflate(w, plain, o)
 }
@@ -122,23 +136,28 @@ func (r *Restorer) lzma(w io.Writer, plain io.Reader, o operation) error {
 	if o.length == restOfAll {
 		return relzma.ErrRecipe
 	}
-	var history *relzma.History
-	if o.old != nil {
-		if r.Old == nil {
-			return ErrOld
-		}
-		if r.learned == nil || r.learned.at != o.old.at || r.learned.stream != o.old.stream {
-			in := bufio.NewReader(io.NewSectionReader(r.Old, o.old.at, 1<<40))
-			h, err := relzma.Learn(nil, in, o.old.stream, r.Moves)
-			if err != nil {
-				return fmt.Errorf("%w: %v", ErrOld, err)
-			}
-			o.old.history = h
-			r.learned = o.old
-		}
-		history = r.learned.history
+	history, err := r.history(o)
+	if err != nil {
+		return err
 	}
-	return relzma.Rebuild(w, plain, o.length, o.fixes, history)
+	return r.space.Rebuild(w, plain, o.length, o.fixes, history, nil)
+}
+
+// history returns what is to be known of the old file for an operation, nil if that is nothing.
+func (r *Restorer) history(o operation) (*relzma.History, error) {
+	if o.old == nil {
+		return nil, nil
+	}
+	if r.Old == nil {
+		return nil, ErrOld
+	}
+	if l := r.learned; l == nil || l.at != o.old.at || l.file != o.old.file || l.stream != o.old.stream {
+		if err := o.old.learn(nil, r.Old, r.Moves); err != nil {
+			return nil, fmt.Errorf("%w: %v", ErrOld, err)
+		}
+		r.learned = o.old
+	}
+	return r.learned.history, nil
 }
 
 func (r *Restorer) deflate(w io.Writer, plain io.Reader, o operation) error {
@@ -202,7 +221,7 @@ func Memory(recipe []byte, workers int) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if o.op&opMask == opLzma {
+		if kind := o.op & opMask; kind == opLzma || kind == opXz {
 			var old relzma.Stream
 			if o.old != nil {
 				old = o.old.stream
@@ -210,6 +229,13 @@ func Memory(recipe []byte, workers int) (int64, error) {
 			n, err := relzma.Memory(o.fixes, o.length, old)
 			if err != nil {
 				return 0, in.fail(err.Error())
+			}
+			if kind == opXz {
+				_, blocks, err := relzma.Describes(o.fixes)
+				if err != nil {
+					return 0, in.fail(err.Error())
+				}
+				n += int64(2 * mostPacked(slices.Max(blocks))) // the buffer, while it grows
 			}
 			need = max(need, fixed+n)
 		}

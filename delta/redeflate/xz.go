@@ -118,6 +118,9 @@ func xzParts(r io.ReaderAt, at, size int64, data func(at int64, s relzma.Stream)
 // xz takes the xz file at the start of data apart, with the help of an old one.
 // It returns how much of data is done; index and footer are left.
 func (u *unpacker) xz(data []byte) int {
+	if u.wholeXz(data) {
+		return len(data)
+	}
 	old := u.oldXz()
 	if old == nil {
 		return 0
@@ -158,8 +161,10 @@ func (u *unpacker) xz(data []byte) int {
 	return int(done)
 }
 
-// An oldStream is the LZMA2 stream of an old file to which a recipe refers.
+// An oldStream is the LZMA2 stream of an old file to which a recipe refers, or all of
+// an old file.
 type oldStream struct {
+	file    bool
 	at      int64
 	stream  relzma.Stream
 	history *relzma.History
@@ -185,7 +190,7 @@ func (u *unpacker) oldXz() *oldStream {
 		s.Size = n.n
 		h, err := relzma.Learn(nil, io.NewSectionReader(file, at, in.n), s, u.o.Moves)
 		if err == nil {
-			found = &oldStream{at, s, h}
+			found = &oldStream{at: at, stream: s, history: h}
 		}
 		return in.n, err
 	})

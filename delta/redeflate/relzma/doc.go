@@ -24,9 +24,11 @@
 // # Recipe
 //
 //	dictionary   size, as a varint
-//	flags        a byte: 1 if content went through the x86 filter, 2 if moves were given
+//	flags        a byte: 1 if content went through the x86 filter, 2 if moves were given, 4 if
+//	             it is several streams
 //	tables       a byte: log2 of the entries of each table of matches
-//	chunks       their number, then for each its control byte, size and properties
+//	chunks       their number, then for each its control byte, size and properties; between two
+//	             streams a control byte 0 and a size 0
 //	decisions    a range-coded run of bits to the end; what they mean depends on
 //	             all before, see guide.next, the only place that knows
 //

@@ -81,7 +81,15 @@ func fitHeads(headBits int, size int64) int {
 }
 
 func newGuide(c *coder, w *window, old *history, end int64, headBits int) *guide {
-	g := &guide{c: c, w: w, old: old, end: end}
+	g := new(guide)
+	g.reset(c, w, old, end, headBits)
+	return g
+}
+
+// reset makes a guide that knows nothing yet, in the memory that g has.
+func (g *guide) reset(c *coder, w *window, old *history, end int64, headBits int) {
+	before := *g
+	*g = guide{c: c, w: w, old: old, end: end}
 	headBits = fitHeads(headBits, end)
 	g.headShift = uint(64 - headBits)
 	for i := range g.heads {
@@ -89,29 +97,42 @@ func newGuide(c *coder, w *window, old *history, end int64, headBits int) *guide
 		if headWidths[i] == 2 {
 			n = 1 << 16
 		}
-		g.heads[i] = make([]uint32, n)
+		g.heads[i] = cleared(before.heads[i], n)
 	}
 	if old != nil {
-		g.moved = make([]int32, old.size/movedBlock+1)
+		g.moved = cleared(before.moved, int(old.size/movedBlock+1))
 		for i := range g.moved {
 			g.moved[i] = noMove
 		}
 	}
-	g.same = newProbs(sameProbs)
-	g.kind = newProbs(kindProbs)
-	g.isOld = newProbs(3 * grades * grades)
-	g.which = newProbs(8 * 8 * grades)
-	g.isMost = newProbs(8 * grades)
-	g.repExtra.reset(3 * grades)
-	g.oldExtra.reset(3 * grades * grades)
-	g.shorter.reset(grades)
-	g.explicit.reset(grades)
+	g.same = newProbs(before.same, sameProbs)
+	g.kind = newProbs(before.kind, kindProbs)
+	g.isOld = newProbs(before.isOld, 3*grades*grades)
+	g.which = newProbs(before.which, 8*8*grades)
+	g.isMost = newProbs(before.isMost, 8*grades)
+	g.repExtra.reset(before.repExtra, 3*grades)
+	g.oldExtra.reset(before.oldExtra, 3*grades*grades)
+	g.shorter.reset(before.shorter, grades)
+	g.explicit.reset(before.explicit, grades)
 	setup(g.slots[:])
-	return g
 }
 
-func newProbs(n int) []prob {
-	p := make([]prob, n)
+// cleared returns n zeros, in b if that is large enough.
+func cleared[T any](b []T, n int) []T {
+	if cap(b) < n {
+		return make([]T, n)
+	}
+	b = b[:n]
+	clear(b)
+	return b
+}
+
+// newProbs returns n probabilities that have learned nothing, in p if that is large enough.
+func newProbs(p []prob, n int) []prob {
+	if cap(p) < n {
+		p = make([]prob, n)
+	}
+	p = p[:n]
 	setup(p)
 	return p
 }
@@ -119,7 +140,7 @@ func newProbs(n int) []prob {
 // lengthBits codes small numbers by their number of bits, then the bits.
 type lengthBits struct{ p []prob }
 
-func (l *lengthBits) reset(contexts int) { l.p = newProbs(contexts * 32) }
+func (l *lengthBits) reset(before lengthBits, contexts int) { l.p = newProbs(before.p, contexts*32) }
 
 func (l *lengthBits) code(c *coder, context int, v uint32) uint32 {
 	p := l.p[context*32:][:32]
@@ -144,7 +165,7 @@ func (l *lengthBits) code(c *coder, context int, v uint32) uint32 {
 // matchAt returns how long the match at a distance (less one) is, or 0 if that
 // is out of reach.
 func (g *guide) matchAt(dist int64) int {
-	if dist < 0 || g.at-1-dist < g.w.start || dist >= int64(g.w.keep) {
+	if dist < 0 || g.at-1-dist < max(g.w.start, g.w.floor) || dist >= int64(g.w.keep) {
 		return 0
 	}
 	n := min(g.end-g.at, maxLength)

@@ -1,7 +1,6 @@
 package relzma
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -10,7 +9,8 @@ import (
 // ErrRecipe says that a recipe cannot have been written by Describe.
 var ErrRecipe = errors.New("damaged recipe of LZMA decisions")
 
-// A Stream says what must be known of an LZMA2 stream from outside of it.
+// A Stream says what must be known of an LZMA2 stream from outside of it. Several that follow one another,
+// as the blocks of an xz file do, are one here: they have the same dictionary and no filter.
 type Stream struct {
 	Dict int   // size of the dictionary
 	X86  bool  // content went through the x86 filter
@@ -97,37 +97,14 @@ func (c contentWriter) flush() error {
 // that is nil. Without moves it is found out where the content is in the new
 // stream, which takes more memory and is less exact.
 func Learn(w io.Writer, packed io.Reader, s Stream, moves []Move) (*History, error) {
-	if err := s.check(); err != nil {
+	l, err := NewLearner(w, s, moves)
+	if err != nil {
 		return nil, err
 	}
-	h := newHistory(s.Size, moves)
-	in := newWindow(s.Dict, s.Size)
-	d := newDecoder(packed, in)
-	out := newContentWriter(w, s)
-	indexed := int64(0)
-	for {
-		_, content, err := d.next(h.token)
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		// What follows the end is not known yet.
-		if n := in.end - anchorWidth - indexed; n > 0 {
-			h.content(indexed, in.at(indexed), int(n))
-			indexed += n
-		}
-		if err := out.write(content); err != nil {
-			return nil, err
-		}
+	if err := l.Block(packed, s.X86); err != nil {
+		return nil, err
 	}
-	if in.end != s.Size {
-		return nil, errLZMA
-	}
-	h.flush(s.Size)
-	h.spare = in
-	return &History{h}, out.flush()
+	return l.History()
 }
 
 // Described is a stream taken apart.
@@ -140,61 +117,11 @@ type Described struct {
 // Describe takes the stream at the start of packed apart. old may be nil, but
 // then the recipe is a third of the stream, and more.
 func Describe(packed []byte, s Stream, old *History) (*Described, error) {
-	if err := s.check(); err != nil {
+	d := Describer{Stream: s}
+	if _, err := d.Block(packed); err != nil {
 		return nil, err
 	}
-	in := bytes.NewReader(packed)
-	d := newDecoder(in, newWindow(s.Dict, s.Size))
-	var content []byte
-	var chunks []chunk
-	var tokens []Token
-	for {
-		c, p, err := d.next(func(_ int64, t Token) { tokens = append(tokens, t) })
-		if err == io.EOF {
-			break
-		}
-		if err != nil {
-			return nil, err
-		}
-		content = append(content, p...)
-		chunks = append(chunks, c)
-	}
-	d = nil
-	out := &Described{Used: len(packed) - in.Len()}
-
-	b := binary.AppendUvarint(nil, uint64(s.Dict))
-	flags := byte(b2u(s.X86)) * flagX86
-	if old.moved() {
-		flags |= flagMoves
-	}
-	b = append(b, flags, defaultHeadBits)
-	b = binary.AppendUvarint(b, uint64(len(chunks)))
-	for _, c := range chunks {
-		b = binary.AppendUvarint(append(b, c.control), uint64(c.size))
-		if c.control >= chunkCompressed|chunkProperties {
-			b = append(b, c.properties)
-		}
-	}
-	var c coder
-	c.encode(b)
-	k := newWalk(&c, bytes.NewReader(content), newWindow(s.Dict, int64(len(content))), int64(len(content)), old.history(), defaultHeadBits)
-	for _, ch := range chunks {
-		err := k.load(ch.size, func() {})
-		ok := false
-		if err == nil {
-			tokens, ok = k.describe(ch, tokens)
-		}
-		if !ok {
-			return nil, errLZMA
-		}
-	}
-	out.Recipe = c.finish()
-	out.Plain = content
-	if s.X86 {
-		f := newX86(false)
-		f.run(content)
-	}
-	return out, nil
+	return d.Finish(old)
 }
 
 func (h *History) history() *history {
@@ -206,93 +133,26 @@ func (h *History) history() *history {
 
 func (h *History) moved() bool { return h != nil && h.h.moves != nil }
 
-// window returns a window, made of the one that Learn used if it is large enough.
-func (h *History) window(dict int, size int64) *window {
-	if h == nil || h.h.spare == nil {
-		return newWindow(dict, size)
-	}
-	w := h.h.spare
-	h.h.spare = nil
-	n := windowSize(dict, size)
-	if n > cap(w.buf) {
-		return newWindow(dict, size)
-	}
-	*w = window{buf: w.buf[:n], keep: dict}
-	clear(w.buf)
-	return w
-}
-
 // Rebuild writes the stream that recipe describes, reading size bytes of plain.
 func Rebuild(w io.Writer, plain io.Reader, size int64, recipe []byte, old *History) error {
-	s, err := parse(recipe)
-	if err != nil {
-		return err
-	}
-	s.Size = size
-	if err := s.check(); err != nil || s.moves != old.moved() {
-		return ErrRecipe
-	}
-	total := int64(0)
-	for _, c := range s.chunks {
-		total += int64(c.size)
-	}
-	var c coder
-	if total != size || !c.decode(s.decisions) {
-		return ErrRecipe
-	}
-	content := io.LimitReader(plain, size)
-	if s.X86 {
-		content = newFilterReader(content, true)
-	}
-	k := newWalk(&c, content, old.window(s.Dict, size), size, old.history(), s.headBits)
-	r := newRebuilder(w)
-	go r.run()
-	err = k.rebuild(s.chunks, r)
-	close(r.work)
-	<-r.done
-	if err == nil {
-		err = r.err
-	}
-	if err == errLZMA {
-		err = ErrRecipe
-	}
-	if err == nil {
-		_, err = w.Write([]byte{chunkEnd})
-	}
-	return err
-}
-
-// rebuild gives all chunks to r.
-func (k *walk) rebuild(chunks []chunk, r *rebuilder) error {
-	for _, ch := range chunks {
-		if err := k.load(ch.size, r.pending.Wait); err != nil {
-			return err
-		}
-		p := piece{chunk: ch, buf: k.w.buf, at: int(k.g.at - k.w.start), pos: k.g.at}
-		var ok bool
-		if p.tokens, ok = k.decide(ch, <-r.spare); !ok {
-			return errLZMA
-		}
-		if r.failed.Load() {
-			return nil // the reason is in r.err
-		}
-		r.send(p)
-	}
-	return nil
+	return new(Workspace).Rebuild(w, plain, size, recipe, old, nil)
 }
 
 // A parsed recipe.
 type parsed struct {
 	Stream
 	moves     bool // the history follows moves
+	blocks    bool // there are several streams
 	headBits  int
 	chunks    []chunk
 	decisions []byte
 }
 
 const (
-	flagX86   = 1
-	flagMoves = 2
+	flagX86    = 1
+	flagMoves  = 2
+	flagBlocks = 4
+	flagsKnown = 7
 )
 
 // parse takes a recipe apart.
@@ -318,13 +178,16 @@ func parse(b []byte) (p parsed, err error) {
 	}
 	p.Dict = number(MaxDict)
 	flags := next()
-	p.X86, p.moves = flags&flagX86 != 0, flags&flagMoves != 0
+	p.X86, p.moves, p.blocks = flags&flagX86 != 0, flags&flagMoves != 0, flags&flagBlocks != 0
 	p.headBits = int(next())
 	n := number(uint64(len(b)))
 	for i := 0; i < n && ok; i++ {
 		c := chunk{control: next()}
 		c.size = number(maxChunk)
 		switch {
+		case c.control == chunkEnd && flags&flagBlocks != 0 && c.size == 0 && i > 0:
+			p.chunks = append(p.chunks, c)
+			continue
 		case c.control == chunkRaw || c.control == chunkRawReset:
 			ok = ok && c.size <= 1<<16
 		case c.control < chunkCompressed || c.control&0x1f != 0:
@@ -335,11 +198,35 @@ func parse(b []byte) (p parsed, err error) {
 		ok = ok && c.size > 0
 		p.chunks = append(p.chunks, c)
 	}
-	if !ok || flags > flagX86|flagMoves || p.headBits < 8 || p.headBits > maxHeadBits || p.Dict < minDict {
+	if !ok || flags > flagsKnown || flags&(flagX86|flagBlocks) == flagX86|flagBlocks || p.headBits < 8 || p.headBits > maxHeadBits || p.Dict < minDict {
 		return p, ErrRecipe
 	}
 	p.decisions = b
 	return p, nil
+}
+
+// Describes returns what a recipe says of its streams: how much is inside of each.
+func Describes(recipe []byte) (s Stream, blocks []int64, err error) {
+	p, err := parse(recipe)
+	if err != nil {
+		return s, nil, err
+	}
+	n := int64(0)
+	for _, c := range p.chunks {
+		if n += int64(c.size); c.control == chunkEnd {
+			blocks = append(blocks, n)
+			p.Size, n = p.Size+n, 0
+		}
+	}
+	p.Size += n
+	return p.Stream, append(blocks, n), nil
+}
+
+// SetMoves gives h other moves: those given to Learn may have been an empty list that was not nil.
+func (h *History) SetMoves(moves []Move) {
+	if h.h.moves != nil && moves != nil {
+		h.h.moves = moves
+	}
 }
 
 // Memory returns an upper bound of what Rebuild allocates for size bytes of

@@ -20,8 +20,17 @@ type walk struct {
 	end     int64
 }
 
-func newWalk(c *coder, content io.Reader, w *window, size int64, old *history, headBits int) *walk {
-	return &walk{w: w, g: newGuide(c, w, old, size, headBits), content: content, end: size}
+// block begins a stream, whose chunks, but for the end of the one before, are at the start of chunks.
+func (k *walk) block(chunks []chunk) {
+	end := k.g.at
+	for i, c := range chunks {
+		if i > 0 && c.control == chunkEnd {
+			break
+		}
+		end += int64(c.size)
+	}
+	k.w.floor = k.g.at
+	k.g.end, k.g.reps = end, [4]uint32{}
 }
 
 // load brings what is needed for a chunk of n bytes into the window. It calls
@@ -72,15 +81,16 @@ func (k *walk) decide(ch chunk, tokens []Token) ([]Token, bool) {
 	return tokens, true
 }
 
-// A rebuilder makes chunks of decisions. It runs beside the walk, which it
+// A chunkCoder makes chunks of decisions. It runs beside the walk, which it
 // follows by a chunk or two: to guess and to code take about the same time.
-type rebuilder struct {
+type chunkCoder struct {
 	w     io.Writer
 	m     model
 	c     coder
 	fresh bool
 	out   []byte
 
+	end     func() error // called when a stream is complete, or nil
 	work    chan piece
 	spare   chan []Token
 	pending sync.WaitGroup // pieces that may look into the window
@@ -95,24 +105,26 @@ type piece struct {
 	tokens []Token
 	buf    []byte // of the window
 	at     int    // in buf
+	floor  int    // where its stream begins in buf, or 0
 	pos    int64  // in the stream
 }
 
 const rebuildAhead = 2
 
-func newRebuilder(w io.Writer) *rebuilder {
-	r := &rebuilder{
-		w: w, fresh: true, work: make(chan piece, rebuildAhead),
-		spare: make(chan []Token, rebuildAhead+1), done: make(chan struct{}),
+func (r *chunkCoder) reset(w io.Writer, end func() error) {
+	if r.spare == nil {
+		r.spare = make(chan []Token, rebuildAhead+1)
 	}
-	for range cap(r.spare) {
+	for len(r.spare) < cap(r.spare) { // a walk that failed kept one
 		r.spare <- nil
 	}
-	return r
+	r.w, r.end, r.fresh, r.err = w, end, true, nil
+	r.failed.Store(false)
+	r.work, r.done = make(chan piece, rebuildAhead), make(chan struct{})
 }
 
 // run makes chunks until close(work).
-func (r *rebuilder) run() {
+func (r *chunkCoder) run() {
 	defer close(r.done)
 	for p := range r.work {
 		if r.err == nil {
@@ -126,13 +138,17 @@ func (r *rebuilder) run() {
 }
 
 // send gives a chunk to run.
-func (r *rebuilder) send(p piece) {
+func (r *chunkCoder) send(p piece) {
 	r.pending.Add(1)
 	r.work <- p
 }
 
 // chunk writes a chunk.
-func (r *rebuilder) chunk(p piece) error {
+func (r *chunkCoder) chunk(p piece) error {
+	if p.control == chunkEnd {
+		r.fresh = true
+		return r.finish()
+	}
 	if p.raw() {
 		r.out = append(p.appendTo(r.out[:0]), p.buf[p.at:p.at+p.size]...)
 		_, err := r.w.Write(r.out)
@@ -146,9 +162,9 @@ func (r *rebuilder) chunk(p piece) error {
 	at := p.at
 	for _, t := range p.tokens {
 		previous, matched := byte(0), byte(0)
-		if at > 0 {
+		if at > p.floor {
 			previous = p.buf[at-1]
-			if from := at - 1 - int(r.m.reps[0]); from >= 0 {
+			if from := at - 1 - int(r.m.reps[0]); from >= p.floor {
 				matched = p.buf[from]
 			}
 		}
@@ -166,5 +182,14 @@ func (r *rebuilder) chunk(p piece) error {
 		return err
 	}
 	_, err := r.w.Write(r.out)
+	return err
+}
+
+// finish writes the end of a stream.
+func (r *chunkCoder) finish() error {
+	_, err := r.w.Write([]byte{chunkEnd})
+	if err == nil && r.end != nil {
+		err = r.end()
+	}
 	return err
 }

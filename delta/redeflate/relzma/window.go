@@ -12,6 +12,7 @@ type window struct {
 	keep  int
 	start int64 // offset in the stream of buf[0]
 	end   int64 // offset behind the last byte that is there
+	floor int64 // offset before which no match may look, of a guide's window
 }
 
 const (
@@ -29,6 +30,12 @@ func newWindow(keep int, size int64) *window {
 
 func windowSize(keep int, size int64) int {
 	return int(min(int64(keep)+windowRoom, size)) + windowPad
+}
+
+// restart empties it for another stream.
+func (w *window) restart(keep int) {
+	*w = window{buf: w.buf, keep: keep}
+	clear(w.buf)
 }
 
 // at returns what is there from an offset on, with the padding.
