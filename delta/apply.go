@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/btrovl/btrovl/delta/bundle"
+	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
 // Apply turns a stage (a writable snapshot of base, or an empty subvolume and
@@ -113,9 +114,10 @@ type applier struct {
 	written     atomic.Int64
 	shared      atomic.Int64
 	done        atomic.Int64
-	checkAll    bool       // of the rescue section, too: when making
-	mu          sync.Mutex // serialises progress, and guards:
-	buffers     [][]byte   // for objects
+	checkAll    bool                  // of the rescue section, too: when making
+	mu          sync.Mutex            // serialises progress, and guards:
+	buffers     [][]byte              // for objects
+	restorers   []*redeflate.Restorer // for packed ones
 	failed      failures
 }
 
@@ -296,13 +298,7 @@ func (a *applier) check(rec *record, kind partKind, skip bool) error {
 
 func (a *applier) feed(ctx context.Context, r *sectionReader, j *job, jobs chan<- *job) error {
 	defer close(j.feed)
-	size := j.rec.size
-	switch j.rec.method {
-	case methodCopy:
-		size = 0
-	case methodRestore, methodKernel:
-		size = j.rec.plain
-	}
+	size := j.rec.makes()
 	// Sizes of sources are known to the decoder from the listing of the base; those of new or
 	// expanded files only to the worker, which bounds every access again.
 	total := int64(maxSize)

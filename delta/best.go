@@ -35,6 +35,9 @@ func (m *maker) best(ctx context.Context, i int, f *made) error {
 	if err := m.kernel(ctx, data, cands, f); err != nil {
 		return err
 	}
+	if err := m.packed(ctx, data, cands, f); err != nil {
+		return err
+	}
 	if f.info.Method == "" {
 		if u, old := m.unpackAfter(data, cands); u != nil {
 			if err := m.restore(ctx, data, u, old, f); err != nil {
@@ -134,24 +137,23 @@ func (m *maker) patch(ctx context.Context, data []byte, cands []candidate, f *ma
 		small := int64(len(data)+len(c.data)) <= objectLimit(m.o.Memory)
 		var actions []action
 		var head int64
-		var object bool
+		var object *objectDiff
 		var err error
 		if small && !m.o.without(stepModules) {
-			actions, head, object, err = diffObject(ctx, m.hints, data, c.data)
+			object, err = diffObject(ctx, m.hints, data, c.data)
 		}
-		if err == nil && !object {
+		way := methodPatch
+		if object != nil {
+			way, actions, head = methodObject, object.actions, object.head
+		} else if err == nil {
 			actions, err = diffFile(ctx, data, c.data)
 		}
 		if err != nil {
 			return err
 		}
 		n := m.cost(actions)
-		way := methodPatch
-		if object {
-			way = methodObject
-		}
 		var moves []exe.Move
-		if !object && !m.o.without(stepPrograms) {
+		if object == nil && !m.o.without(stepPrograms) {
 			moved, movedHead, along, ok, err := diffProgram(ctx, data, c.data)
 			if err != nil {
 				return err

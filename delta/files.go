@@ -135,17 +135,10 @@ func (l *lister) record(r *sectionReader, rec *record, kind partKind) error {
 
 // skipRecord reads what follows a record and returns how much data it carries.
 func (r *sectionReader) skipRecord(rec *record) (int64, error) {
-	size := rec.size
-	switch rec.method {
-	case methodCopy:
-		size = 0
-	case methodRestore, methodKernel:
-		size = rec.plain
-		if err := r.recipe(&job{rec: rec}); err != nil {
-			return 0, err
-		}
+	if err := r.recipe(&job{rec: rec}); err != nil {
+		return 0, err
 	}
-	return r.skip(size, rec.inPieces())
+	return r.skip(rec.makes(), rec.inPieces())
 }
 
 // skip reads the operations that make size bytes and returns how much data they carry.

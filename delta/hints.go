@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"sort"
 	"strings"
+	"sync"
 
 	"github.com/btrovl/btrovl/delta/btf"
 )
@@ -148,12 +149,66 @@ func (h *hints) restore(b []byte, s []elfSection) {
 // repeat themselves, and comparing takes time.
 const learnTypes = 16 << 20
 
+// isModule tells by its name whether a file is a kernel module, packed or not.
+func isModule(path string) bool {
+	for _, packed := range []string{".xz", ".gz", ".zst"} {
+		path = strings.TrimSuffix(path, packed)
+	}
+	return strings.HasSuffix(path, ".ko")
+}
+
+// module returns a kernel module, or what is inside of a packed one; nothing where that cannot be known.
+func module(inv *inventory, i int) ([]byte, error) {
+	b, err := inv.content(i)
+	if err == nil && !strings.HasSuffix(inv.entries[i].path, ".ko") {
+		b, _ = moduleInside(b)
+	}
+	return b, err
+}
+
+// modules returns a function that hands out the modules of all pairs, in turn: packed ones are expanded
+// ahead of that, until wait returns.
+func (m *maker) modules(pairs [][2]int) (next func() (old, new []byte, err error), wait func()) {
+	type pair struct {
+		old, new []byte
+		err      error
+	}
+	var wg sync.WaitGroup
+	ahead := make([]chan pair, 0, len(pairs))
+	begin := func() {
+		if len(ahead) == len(pairs) {
+			return
+		}
+		p, c := pairs[len(ahead)], make(chan pair, 1)
+		ahead = append(ahead, c)
+		wg.Go(func() {
+			old, err := module(m.olds, p[0])
+			if err != nil {
+				c <- pair{err: err}
+				return
+			}
+			new, err := module(m.news, p[1])
+			c <- pair{old, new, err}
+		})
+	}
+	for range m.o.Jobs {
+		begin()
+	}
+	taken := 0
+	return func() ([]byte, []byte, error) {
+		p := <-ahead[taken]
+		taken++
+		begin()
+		return p.old, p.new, p.err
+	}, wg.Wait
+}
+
 // learn looks at all pairs of kernel modules.
 func (m *maker) learn(ctx context.Context, order []int) (*hints, error) {
 	h := &hints{}
 	var pairs [][2]int
 	for _, i := range order {
-		if e := &m.news.entries[i]; strings.HasSuffix(e.path, ".ko") {
+		if e := &m.news.entries[i]; isModule(e.path) {
 			if c := m.match.byPath(e.path, 1); len(c) > 0 {
 				pairs = append(pairs, [2]int{c[0], i})
 			}
@@ -167,15 +222,13 @@ func (m *maker) learn(ctx context.Context, order []int) (*hints, error) {
 	type sample struct{ old, new []byte }
 	var samples []sample
 	var total int
-	for _, p := range pairs {
+	modules, wait := m.modules(pairs)
+	defer wait() // files are mapped only so long
+	for range pairs {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		old, err := m.olds.content(p[0])
-		if err != nil {
-			return nil, err
-		}
-		new, err := m.news.content(p[1])
+		old, new, err := modules()
 		if err != nil {
 			return nil, err
 		}

@@ -51,6 +51,8 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 		err = a.restore(ctx, views, j, crc)
 	case methodKernel:
 		err = a.kernel(ctx, views[0], j, crc)
+	case methodPacked:
+		err = a.packed(ctx, views[0], j, crc)
 	}
 	if err == nil && crc.sum != j.rec.crc {
 		err = badSource(views, j.rec.crc, crc.sum)
@@ -233,7 +235,7 @@ func (a *applier) views(ctx context.Context, rec *record) (views []*view, closeA
 			v.open = func() (*os.File, int64, error) { return openRegular(a.base, e.path) }
 		}
 		closers = append(closers, v)
-		if src.expanded && rec.method != methodKernel {
+		if src.expanded && !rec.inPieces() {
 			if err := a.expand(v, &closers); err != nil {
 				return nil, closeAll, err
 			}

@@ -260,7 +260,11 @@ func (l *actionLog) next(buf []byte) (a action, err error) {
 	return a, err
 }
 
-// memory is what a record's lists take beside what is compressed again.
+// memory is what a record takes beside what is compressed again: lists, and a packed object's contents.
 func (r *record) memory() int64 {
-	return int64(len(r.moves)) * int64(2*unsafe.Sizeof(exe.Move{}))
+	n := int64(len(r.moves)) * int64(2*unsafe.Sizeof(exe.Move{}))
+	if r.method == methodPacked {
+		n += r.inside + r.plain
+	}
+	return n
 }

@@ -165,8 +165,21 @@ func (a *applier) recompress(r *redeflate.Restorer, j *job, out *checked, fn fun
 		pw.CloseWithError(err)
 		return err
 	})
+	err := a.recompressFrom(r, j, out, pr)
+	if err != nil {
+		pr.CloseWithError(err)
+		stop()
+	}
+	if failed := g.Wait(); failed != nil && (err == nil || errors.Is(err, failed)) {
+		err = failed
+	}
+	return err
+}
+
+// recompressFrom makes the file of plain.
+func (a *applier) recompressFrom(r *redeflate.Restorer, j *job, out *checked, plain io.Reader) error {
 	w := newSinkWriter(out)
-	err := r.Restore(w, pr, j.recipe)
+	err := r.Restore(w, plain, j.recipe)
 	if bad, ok := errors.AsType[*redeflate.RecipeError](err); ok {
 		err = damaged("a wrong recipe: %v", bad)
 	}
@@ -177,13 +190,6 @@ func (a *applier) recompress(r *redeflate.Restorer, j *job, out *checked, fn fun
 		err = w.finish(j.rec.size)
 	}
 	out.sum = w.crc
-	if err != nil {
-		pr.CloseWithError(err)
-		stop()
-	}
-	if failed := g.Wait(); failed != nil && (err == nil || errors.Is(err, failed)) {
-		err = failed
-	}
 	return err
 }
 

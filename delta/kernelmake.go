@@ -71,11 +71,7 @@ func (m *maker) kernel(ctx context.Context, data []byte, cands []candidate, f *m
 		if err != nil || k == nil {
 			return err
 		}
-		k.info.Path, k.info.Size = f.info.Path, f.info.Size
-		k.info.Method, k.info.Source, k.info.Why = methodNames[methodKernel], m.olds.entries[c.index].path, c.why
-		k.rec.index, k.rec.size, k.rec.crc = f.rec.index, f.rec.size, f.rec.crc
-		k.written = f.rec.size
-		*f = *k
+		m.became(f, k, c)
 		return nil
 	}
 	return nil

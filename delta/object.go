@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"sort"
+
+	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
 // The content of an object (methodObject) is decoded in an order that lets each part
@@ -135,6 +137,8 @@ type objectBuilder struct {
 	pieceCursor
 	oldSpans    [numParts][]span
 	oldSections []elfSection
+	record      bool // the moves
+	moves       []redeflate.Move
 }
 
 func newObjectBuilder(h *hints, src, dst []byte, head int64) (*objectBuilder, error) {
@@ -220,27 +224,41 @@ func (b *objectBuilder) do(c action) error {
 	c.write(b.dst[at:b.at], b.src)
 	if c.kind == opCopy || c.kind == opAdd {
 		b.reloc.pos.add(c.pos, at, c.length)
+		if b.record {
+			if b.moved(c.pos, at, c.length); len(b.moves) > maxMoves {
+				return damaged("an object in more than %d pieces", maxMoves)
+			}
+		}
 	}
 	return b.advance()
 }
 
 func (b *objectBuilder) content() ([]byte, bool) { return b.dst, b.part == numParts }
 
+// An objectDiff says how an object is made of another.
+type objectDiff struct {
+	actions []action
+	head    int64
+	moves   []redeflate.Move
+}
+
 // diffObject finds the actions of an object. It runs them as the device does, because the source
-// of each part depends on those before. ok is false where the plain way must be taken.
-func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []action, head int64, ok bool, err error) {
+// of each part depends on those before. It returns nil where the plain way must be taken.
+func diffObject(ctx context.Context, h *hints, new, old []byte) (*objectDiff, error) {
 	if int64(len(new)+len(old)) > maxObject {
-		return nil, 0, false, nil
+		return nil, nil
 	}
-	head, ok = objectHead(new)
+	head, ok := objectHead(new)
 	if _, oldOK := objectHead(old); !ok || !oldOK {
-		return nil, 0, false, nil
+		return nil, nil
 	}
 	src := append([]byte(nil), old...)
 	b, err := newObjectBuilder(h, src, make([]byte, len(new)), head)
 	if err != nil {
-		return nil, 0, false, err
+		return nil, err
 	}
+	b.record = true
+	d := &objectDiff{head: head}
 	// The form in which the new file is compared.
 	form := bytes.Clone(new)
 	sections := elfSections(new)
@@ -250,7 +268,7 @@ func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []actio
 		p := b.cur[0]
 		found, err := diffPiece(ctx, form[p.new.from:p.new.to], src, p.old, b.part)
 		if err != nil {
-			return nil, 0, false, err
+			return nil, err
 		}
 		for i, a := range found {
 			if a.kind == opCopy || a.kind == opAdd {
@@ -259,17 +277,18 @@ func diffObject(ctx context.Context, h *hints, new, old []byte) (actions []actio
 			if a.kind == opCopy && i == len(found)-1 {
 				a.length = 0
 			}
-			actions = append(actions, a)
+			d.actions = append(d.actions, a)
 			if err := b.do(a); err != nil {
-				return nil, 0, false, err
+				return nil, err
 			}
 		}
 	}
-	actions = append(actions, action{op: op{kind: opRaw}})
 	if !bytes.Equal(b.dst, new) {
-		return nil, 0, false, nil // e.g. sections that overlap in a way that the forms do not survive
+		return nil, nil // e.g. sections that overlap in a way that the forms do not survive
 	}
-	return actions, head, true, nil
+	d.actions = append(d.actions, action{op: op{kind: opRaw}})
+	d.moves = b.sortedMoves()
+	return d, nil
 }
 
 // pairPieces cuts the spans of a part at the beginnings of sections, and pairs each piece with the

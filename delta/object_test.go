@@ -107,15 +107,15 @@ func object(seed int64, grow int) []byte {
 func TestObject(t *testing.T) {
 	old, new := object(1, 0), object(1, 40)
 	src := bytes.Clone(old)
-	actions, head, ok, err := diffObject(context.Background(), &hints{}, new, old)
-	if err != nil || !ok {
-		t.Fatal(ok, err)
+	d, err := diffObject(context.Background(), &hints{}, new, old)
+	if err != nil || d == nil {
+		t.Fatal(d, err)
 	}
 	if !bytes.Equal(src, old) {
 		t.Fatal("the source was changed")
 	}
 	data := 0
-	for _, a := range actions {
+	for _, a := range d.actions {
 		if a.kind != opRaw {
 			data += len(a.data)
 		}
@@ -123,11 +123,11 @@ func TestObject(t *testing.T) {
 	if data > 400 {
 		t.Errorf("%d bytes of data for 40 new ones", data)
 	}
-	b, err := newObjectBuilder(&hints{}, src, make([]byte, len(new)), head)
+	b, err := newObjectBuilder(&hints{}, src, make([]byte, len(new)), d.head)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, a := range actions {
+	for _, a := range d.actions {
 		if err := b.do(a); err != nil {
 			t.Fatal(err)
 		}
@@ -145,16 +145,16 @@ func FuzzObject(f *testing.F) {
 		if len(old) > 1<<18 || len(new) > 1<<18 {
 			return
 		}
-		actions, h, ok, err := diffObject(context.Background(), &hints{}, new, old)
-		if err != nil || !ok {
-			actions = []action{{op: op{kind: opInsert, length: int64(len(new))}, data: new}}
-			h = int64(head)
+		d, err := diffObject(context.Background(), &hints{}, new, old)
+		ok := err == nil && d != nil
+		if !ok {
+			d = &objectDiff{head: int64(head), actions: []action{{op: op{kind: opInsert, length: int64(len(new))}, data: new}}}
 		}
-		b, err := newObjectBuilder(&hints{}, bytes.Clone(old), make([]byte, len(new)), h)
+		b, err := newObjectBuilder(&hints{}, bytes.Clone(old), make([]byte, len(new)), d.head)
 		if err != nil {
 			return
 		}
-		for _, a := range actions {
+		for _, a := range d.actions {
 			if err := b.do(a); err != nil {
 				return
 			}

@@ -30,6 +30,9 @@ import (
 //	  as restore; uvarint  size of a btf.Map, 0: none (its bytes: recipe stream, behind the recipe)
 //	  uvarint  where the program begins inside of the old file, uvarint its size; the same of the new
 //	  as program, within the programs
+//	packed only, see packed.go:
+//	  as restore; uvarint  where its head begins, as object, within plain; uvarint  size of what is inside
+//	  of the source
 //	operations until the content (restore: plain) is complete; copy has none
 //	raw: u32 CRC-32C of the content
 //
@@ -47,6 +50,7 @@ type record struct {
 	head    int64
 	moves   []exe.Move
 	kernel  kernelRecord
+	inside  int64 // packed: size of the object in the source
 	crc     uint32
 }
 
@@ -59,10 +63,11 @@ const (
 	methodObject                // operations on a relocatable ELF file in phases, see relocate.go
 	methodProgram               // operations on a linked ELF file along moves, see program.go
 	methodKernel                // a program inside of a compressed file, see kernel.go
+	methodPacked                // an object inside of a compressed file, see packed.go
 	numMethods
 )
 
-var methodNames = [numMethods]string{"copy", "patch", "recompress", "object", "program", "kernel"}
+var methodNames = [numMethods]string{"copy", "patch", "recompress", "object", "program", "kernel", "packed"}
 
 // A source is a regular file that operations take bytes from.
 type source struct {
@@ -122,6 +127,10 @@ func (w *streamWriter) record(c *cursor, r *record) {
 	if r.method == methodObject {
 		w.uint(streamControl, uint64(r.size-r.head))
 	}
+	if r.method == methodPacked {
+		w.uint(streamControl, uint64(r.plain-r.head))
+		w.uint(streamControl, uint64(r.inside))
+	}
 	if r.method == methodKernel {
 		w.kernel(&r.kernel)
 	}
@@ -176,8 +185,8 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 	switch {
 	case rec.method >= numMethods,
 		rec.method == methodCopy && n != 1,
-		rec.inPieces() && (n != 1 || rec.sources[0].new || rec.sources[0].expanded != (rec.method == methodKernel)),
-		rec.cloned && (n == 0 || rec.method == methodRestore || rec.sources[0].expanded):
+		rec.inPieces() && (n != 1 || rec.sources[0].new || rec.sources[0].expanded != rec.recompressed()),
+		rec.cloned && (n == 0 || rec.recompressed() || rec.sources[0].expanded):
 		return nil, damaged("a record with method %d and %d sources", rec.method, n)
 	case rec.recompressed():
 		plain, err := r.uint(streamControl, maxSize)
@@ -189,8 +198,11 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 			return nil, err
 		}
 		rec.plain, rec.recipe = int64(plain), int64(recipe)
-		if rec.method == methodKernel {
+		switch rec.method {
+		case methodKernel:
 			err = r.kernel(&rec)
+		case methodPacked:
+			err = r.packed(&rec)
 		}
 		if err != nil {
 			return nil, err
@@ -218,10 +230,37 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 func (r *record) inMemory() bool { return r.method == methodObject || r.method == methodProgram }
 
 // inPieces reports whether operations stay within pieces, and end with a raw one of length 0.
-func (r *record) inPieces() bool { return r.inMemory() || r.method == methodKernel }
+func (r *record) inPieces() bool {
+	return r.inMemory() || r.method == methodKernel || r.method == methodPacked
+}
 
 // recompressed reports whether what operations make is compressed by a recipe.
-func (r *record) recompressed() bool { return r.method == methodRestore || r.method == methodKernel }
+func (r *record) recompressed() bool {
+	return r.method == methodRestore || r.method == methodKernel || r.method == methodPacked
+}
+
+// makes returns how many bytes the operations make.
+func (r *record) makes() int64 {
+	switch {
+	case r.method == methodCopy:
+		return 0
+	case r.recompressed():
+		return r.plain
+	}
+	return r.size
+}
+
+// packed reads what a packed object has beside what is compressed again.
+func (r *sectionReader) packed(rec *record) error {
+	tail, err := r.uint(streamControl, uint64(rec.plain))
+	if err != nil {
+		return err
+	}
+	rec.head = rec.plain - int64(tail)
+	inside, err := r.uint(streamControl, maxObject)
+	rec.inside = int64(inside)
+	return err
+}
 
 // moves reads the moves of a program of size bytes.
 func (r *sectionReader) moves(rec *record, size int64) error {
