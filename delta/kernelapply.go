@@ -178,7 +178,7 @@ func (a *applier) recompress(r *redeflate.Restorer, j *job, out *checked, fn fun
 
 // recompressFrom makes the file of plain.
 func (a *applier) recompressFrom(r *redeflate.Restorer, j *job, out *checked, plain io.Reader) error {
-	w := newSinkWriter(out)
+	w := newSinkWriter(out, j.rec.size)
 	err := r.Restore(w, plain, j.recipe)
 	if bad, ok := errors.AsType[*redeflate.RecipeError](err); ok {
 		err = damaged("a wrong recipe: %v", bad)

@@ -60,7 +60,7 @@ func (a *applier) largeProgram(ctx context.Context, v *view, j *job, out *checke
 	if rec.cloned {
 		to = &besideClone{out, v}
 	}
-	w := newSinkWriter(to)
+	w := newSinkWriter(to, rec.size)
 	p := &kernelPatch{b: b, rec: &rec, src: src, head: make([]byte, rec.head), w: bufio.NewWriterSize(w, 64<<10),
 		v: &view{ReaderAt: src.f, size: src.size, path: v.path}}
 	if err := a.consume(ctx, j, func(c action) error { return p.step(&c) }); err != nil {

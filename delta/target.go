@@ -164,8 +164,9 @@ type sinkWriter struct {
 	crc   uint32
 }
 
-func newSinkWriter(out sink) *sinkWriter {
-	w := &sinkWriter{out: out, buf: make([]byte, 0, assembleSize), flags: make([]bool, assembleSize/blockSizeFS)}
+func newSinkWriter(out sink, size int64) *sinkWriter {
+	buffer := (min(max(size, 1), assembleSize) + blockSizeFS - 1) &^ (blockSizeFS - 1)
+	w := &sinkWriter{out: out, buf: make([]byte, 0, buffer), flags: make([]bool, assembleSize/blockSizeFS)}
 	for i := range w.flags {
 		w.flags[i] = true
 	}

@@ -127,8 +127,9 @@ func (b *Describer) Finish(old *History) (*Described, error) {
 	if flags&(flagX86|flagBlocks) == flagX86|flagBlocks {
 		return nil, errLZMA
 	}
+	headBits := headBitsFor(int64(len(b.content)))
 	head := binary.AppendUvarint(nil, uint64(s.Dict))
-	head = append(head, flags, defaultHeadBits)
+	head = append(head, flags, byte(headBits))
 	head = binary.AppendUvarint(head, uint64(len(b.chunks)))
 	for _, c := range b.chunks {
 		head = binary.AppendUvarint(append(head, c.control), uint64(c.size))
@@ -140,7 +141,7 @@ func (b *Describer) Finish(old *History) (*Described, error) {
 	c.encode(head)
 	size := int64(len(b.content))
 	k := &walk{w: newWindow(s.Dict, size), content: bytes.NewReader(b.content), end: size}
-	k.g = newGuide(&c, k.w, old.history(), size, defaultHeadBits)
+	k.g = newGuide(&c, k.w, old.history(), size, headBits)
 	tokens := b.tokens
 	for i, ch := range b.chunks {
 		if i == 0 || ch.control == chunkEnd {

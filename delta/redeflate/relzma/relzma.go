@@ -31,6 +31,7 @@ const (
 	// defaultHeadBits is the size of the tables of matches: 8 of them with
 	// 2^19 entries of 4 bytes.
 	defaultHeadBits = 19
+	minHeadBits     = 8
 	maxHeadBits     = 22
 	maxSize         = maxHistory - 1
 )
@@ -198,7 +199,7 @@ func parse(b []byte) (p parsed, err error) {
 		ok = ok && c.size > 0
 		p.chunks = append(p.chunks, c)
 	}
-	if !ok || flags > flagsKnown || flags&(flagX86|flagBlocks) == flagX86|flagBlocks || p.headBits < 8 || p.headBits > maxHeadBits || p.Dict < minDict {
+	if !ok || flags > flagsKnown || flags&(flagX86|flagBlocks) == flagX86|flagBlocks || p.headBits < minHeadBits || p.headBits > maxHeadBits || p.Dict < minDict {
 		return p, ErrRecipe
 	}
 	p.decisions = b
@@ -237,7 +238,7 @@ func Memory(recipe []byte, size int64, stream Stream) (int64, error) {
 		return 0, err
 	}
 	need := int64(windowSize(s.Dict, size)) + headMemory(s.headBits, size) + int64(guideProbs)*2
-	need += 3*maxPacked + int64(len(s.chunks))*32 + (rebuildAhead+1)*maxChunk + 256<<10
+	need += 3*maxPacked + int64(len(s.chunks))*32 + (rebuildAhead+1)*min(maxChunk, size) + 256<<10
 	if old := stream; old.Size > 0 {
 		if w := windowSize(old.Dict, old.Size); w > windowSize(s.Dict, size) {
 			need += int64(w)

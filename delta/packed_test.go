@@ -1,0 +1,264 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/btrovl/btrovl/delta/bundle"
+	"github.com/btrovl/btrovl/delta/redeflate"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// packedBy runs a packer as a filter.
+func packedBy(t testing.TB, b []byte, name string, args ...string) []byte {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, testenv.Command(t, name), args...)
+	cmd.Stdin = bytes.NewReader(b)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// kbuildXz packs a module as Linux does (scripts/Makefile.modinst).
+func kbuildXz(t testing.TB, b []byte, more ...string) []byte {
+	return packedBy(t, b, "xz", append([]string{"-c", "--check=crc32", "--lzma2=dict=1MiB"}, more...)...)
+}
+
+// TestPacked: packed modules travel as modules where they can be packed again, and come out
+// as they were.
+func TestPacked(t *testing.T) {
+	one, two := object(1, 0), object(1, 40)
+	for name, c := range map[string]struct {
+		old, new []byte
+		method   string
+	}{
+		"xz":            {kbuildXz(t, one), kbuildXz(t, two), "packed"},
+		"blocks":        {kbuildXz(t, one, "--block-size=9000"), kbuildXz(t, two, "--block-size=8000"), "packed"},
+		"threads":       {kbuildXz(t, one, "-T2"), kbuildXz(t, two, "-T2"), "packed"},
+		"gzip":          {gzipped(t, one), gzipped(t, two), "packed"},
+		"repacked":      {gzipped(t, one), kbuildXz(t, two), "patch"},
+		"from plain":    {one, kbuildXz(t, two), "patch"},
+		"to plain":      {kbuildXz(t, one), two, "whole"},
+		"no module":     {kbuildXz(t, words(1, 60000)), kbuildXz(t, edit(words(1, 60000), 3000, "more")), "recompress"},
+		"other trailer": {append(kbuildXz(t, one), 1, 2, 3, 4), append(kbuildXz(t, two), 1, 2, 3, 4), "recompress"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, to := files{"m/a.ko.xz": c.old, "m/x": seeded(1, 100)}, files{"m/a.ko.xz": c.new, "m/x": seeded(2, 100)}
+			base := from.tree(t)
+			b, r := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: to.tree(t)}})
+			if m := methodOf(t, r, "m/a.ko.xz"); m != c.method {
+				t.Errorf("method %s, want %s", m, c.method)
+			}
+			t.Logf("%d bytes for %d", len(b), len(c.new))
+			got, _, err := exported(t, b, 0, base)
+			if err != nil || !bytes.Equal(got["m/a.ko.xz"], c.new) {
+				t.Fatalf("it came out differently (%v)", err)
+			}
+		})
+	}
+}
+
+// TestPackedHints: what packed modules have in common is learned from what is inside of them.
+func TestPackedHints(t *testing.T) {
+	from, to := files{}, files{}
+	for i := range 12 {
+		name := fmt.Sprintf("m/%d.ko.xz", i)
+		from[name], to[name] = kbuildXz(t, object(int64(i), 0)), kbuildXz(t, object(int64(i), 16))
+	}
+	base := from.tree(t)
+	b, _ := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: to.tree(t)}, Jobs: 2})
+	got, _, err := exported(t, b, 0, base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name := range to {
+		if !bytes.Equal(got[name], to[name]) {
+			t.Errorf("%s came out differently", name)
+		}
+	}
+	for path, want := range map[string]bool{"a.ko": true, "a.ko.xz": true, "a.ko.gz": true, "a.ko.zst": true, "ko": false, "a.xz": false, "a.kox": false} {
+		if isModule(path) != want {
+			t.Errorf("%s: %v", path, !want)
+		}
+	}
+}
+
+// TestRottenPacked: a damaged old module is named, or the new one taken from the rescue section.
+func TestRottenPacked(t *testing.T) {
+	one, two := kbuildXz(t, object(1, 0)), kbuildXz(t, object(1, 40))
+	for _, at := range []int{3, 14, 40, len(one) / 2, len(one) - 40, len(one) - 3} {
+		from, to := files{"a.ko.xz": one}, files{"a.ko.xz": two}
+		base := from.tree(t)
+		plain, _ := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: to.tree(t)}})
+		rescue, _ := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: to.tree(t)}, Rescue: []string{"*"}})
+		rot(t, base, "a.ko.xz", at)
+		got, _, err := exported(t, plain, 0, base)
+		var source *SourceError
+		if err == nil && !bytes.Equal(got["a.ko.xz"], two) || err != nil && !errors.As(err, &source) {
+			t.Errorf("damage at %d: %v", at, err)
+		}
+		got, _, err = exported(t, rescue, 0, base)
+		if err != nil || !bytes.Equal(got["a.ko.xz"], two) {
+			t.Errorf("damage at %d, with rescue: %v", at, err)
+		}
+	}
+}
+
+// TestPackedMemory: what a module takes is refused where less is stated, and a maker who may not take
+// it does not use the method.
+func TestPackedMemory(t *testing.T) {
+	one, two := object(1, 0), object(1, 40)
+	m := estimator(t)
+	m.o.Memory = 4 << 20
+	c := candidate{data: kbuildXz(t, one)}
+	if k, err := m.packedAfter(t.Context(), kbuildXz(t, two), c, two, one); err != nil || k != nil {
+		t.Errorf("in 4 MiB of memory: %v, %v", k, err)
+	}
+	m.o.Memory = LowMemory
+	k, err := m.packedAfter(t.Context(), kbuildXz(t, two), c, two, one)
+	if err != nil || k == nil {
+		t.Fatalf("in 64 MiB of memory: %v, %v", k, err)
+	}
+	a := newApplier(&bundle.Manifest{}, nil, newStage(os.Stdin, &listing{}, &listing{}), ApplyOptions{})
+	j := &job{rec: &k.rec, recipe: k.recipe}
+	if held, err := a.hold(j); err != nil || held != 0 {
+		t.Errorf("in the memory that is usual: %d, %v", held, err)
+	}
+	a.memory = 4 << 20
+	var damage *bundle.DamageError
+	if _, err := a.hold(j); !errors.As(err, &damage) {
+		t.Errorf("in 4 MiB of memory: %v", err)
+	}
+}
+
+// estimator returns a maker that can compare objects.
+func estimator(t testing.TB) *maker {
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &maker{o: &MakeOptions{Memory: DefaultMemory}, hints: &hints{}, olds: &inventory{listing: &listing{entries: make([]entry, 1)}}, estimate: make(chan *zstd.Encoder, 1)}
+	m.estimate <- z
+	return m
+}
+
+// A packedCase is a record of a packed module with everything that belongs to it.
+type packedCase struct {
+	old, recipe []byte
+	rec         record
+	actions     []action
+}
+
+func newPackedCase(t testing.TB) (packedCase, []byte) {
+	one, two := object(1, 0), object(1, 40)
+	m := estimator(t)
+	old, new := kbuildXz(t, one), kbuildXz(t, two)
+	k, err := m.packedAfter(context.Background(), new, candidate{data: old}, two, one)
+	if err != nil || k == nil {
+		t.Fatal(k, err)
+	}
+	k.rec.size = int64(len(new))
+	return packedCase{old: old, recipe: k.recipe, rec: k.rec, actions: k.actions}, new
+}
+
+// run is what the applier does with a record, twice with the same Restorer.
+func (k *packedCase) run(t testing.TB, dir string) (out []byte, err error) {
+	t.Helper()
+	name := filepath.Join(dir, "old")
+	if err := os.WriteFile(name, k.old, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	a := newApplier(&bundle.Manifest{}, root, newStage(root, &listing{entries: []entry{{path: "old"}}}, &listing{}), ApplyOptions{Jobs: 1})
+	a.hints = &hints{}
+	for range 2 {
+		v := &view{path: "old", size: int64(len(k.old)), open: func() (*os.File, int64, error) { return openRegular(root, "old") }}
+		feed := make(chan []action, 1)
+		feed <- append([]action(nil), k.actions...)
+		close(feed)
+		held := int64(0)
+		for _, c := range k.actions {
+			held += int64(len(c.data))
+		}
+		a.sem.Acquire(context.Background(), min(held, inFlight))
+		to := &memorySink{limit: 1 << 20}
+		rec := k.rec
+		err = a.packed(context.Background(), v, &job{rec: &rec, recipe: k.recipe, feed: feed}, &checked{sink: to, a: a})
+		v.Close()
+		out = to.b
+	}
+	return out, err
+}
+
+// TestHostilePacked: a record that no maker wrote gives an error and no panic.
+func TestHostilePacked(t *testing.T) {
+	good, want := newPackedCase(t)
+	if b, err := good.run(t, t.TempDir()); err != nil || !bytes.Equal(b, want) {
+		t.Fatalf("what is right: %v", err)
+	}
+	for name, change := range map[string]func(k *packedCase){
+		"no head":                      func(k *packedCase) { k.rec.head = 0 },
+		"head beyond":                  func(k *packedCase) { k.rec.head = k.rec.plain + 1 },
+		"less plain":                   func(k *packedCase) { k.rec.plain -= 100 },
+		"more plain":                   func(k *packedCase) { k.rec.plain += 5 },
+		"less inside":                  func(k *packedCase) { k.rec.inside-- },
+		"more inside":                  func(k *packedCase) { k.rec.inside++ },
+		"another size":                 func(k *packedCase) { k.rec.size++ },
+		"recipe":                       func(k *packedCase) { k.recipe = []byte("nonsense") },
+		"recipe cut":                   func(k *packedCase) { k.recipe = k.recipe[:len(k.recipe)/2] },
+		"no recipe":                    func(k *packedCase) { k.recipe = nil },
+		"operations cut":               func(k *packedCase) { k.actions = k.actions[:len(k.actions)/2] },
+		"more operations":              func(k *packedCase) { k.actions = append(k.actions, k.actions[0]) },
+		"an operation across pieces":   func(k *packedCase) { k.actions[0].length = 1 << 40; k.actions[0].kind = opCopy },
+		"an operation before the file": func(k *packedCase) { k.actions[0].kind, k.actions[0].seek = opCopy, -1<<40 },
+		"an operation behind the file": func(k *packedCase) { k.actions[0].kind, k.actions[0].seek = opCopy, 1<<40 },
+		"old file of another kind":     func(k *packedCase) { k.old = seeded(1, 5000) },
+		"old file cut":                 func(k *packedCase) { k.old = k.old[:len(k.old)/2] },
+		"no old file":                  func(k *packedCase) { k.old = nil },
+	} {
+		k := good
+		k.actions = append(k.actions[:0:0], good.actions...)
+		change(&k)
+		b, err := k.run(t, t.TempDir())
+		var damage *bundle.DamageError
+		var source *SourceError
+		if !errors.As(err, &damage) && !errors.As(err, &source) {
+			t.Errorf("%s: %v, %d bytes", name, err, len(b))
+		}
+	}
+}
+
+// TestContentOf: only what follows one another from the start on is content.
+func TestContentOf(t *testing.T) {
+	seg := func(at, n int64) redeflate.Segment { return redeflate.Segment{Offset: at, Length: n} }
+	for _, c := range []struct {
+		parts []redeflate.Segment
+		want  int64
+	}{
+		{nil, 0},
+		{[]redeflate.Segment{seg(0, 5), seg(5, 7)}, 12},
+		{[]redeflate.Segment{seg(0, 5), seg(6, 7)}, 5},
+		{[]redeflate.Segment{seg(1, 5)}, 0},
+	} {
+		if n := contentOf(c.parts); n != c.want {
+			t.Errorf("%v: %d, want %d", c.parts, n, c.want)
+		}
+	}
+}
