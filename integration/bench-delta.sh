@@ -4,6 +4,7 @@
 #   P3  the kernel package alone: Debian 12 as released, and with security updates (default)
 #   P1  a Debian 12 system with kernel and initrd: as released, and upgraded in place
 #   P4  the same set of packages in Debian 12 and in Debian 13
+#   P5  the kernel package of Debian 13 (modules packed by xz, the kernel by zstd), and with security updates
 #
 # The trees are made from Debian's mirror (apt's own sources) into read-only subvolumes of a loop
 # image below WORK (default build/bench), and kept there. PAIRDIR=DIR uses trees DIR/PAIR/{old,new}
@@ -57,22 +58,23 @@ seal() { btrfs -q property set "$1" ro true; }
 beside() { # PAIR: tree becomes new, as a descendant of old
   local p=$MNT/$1; seal "$p/old"; btrfs -q subvolume snapshot "$p/old" "$p/new" >/dev/null
   rsync -aHAX --checksum --delete "$p/tree/" "$p/new/"; seal "$p/new"; rm -rf "$p/tree"; }
-kernel() { # SUITE DIR: the newest kernel package of a suite, unpacked
-  local s=$WORK/apt-$1 main sec; main=$(mirror main) sec=$(mirror security)
+kernel() { # CODENAME main|security DIR: the newest kernel package, unpacked
+  local s=$WORK/apt-$1-$2 main sec; main=$(mirror main) sec=$(mirror security)
   mkdir -p "$s"/{state/lists/partial,cache/archives/partial}; : >"$s/status"
-  { echo "deb $main bookworm main"; [ "$1" = main ] || echo "deb $sec bookworm-security main"; } >"$s/sources.list"
+  { echo "deb $main $1 main"; [ "$2" = main ] || echo "deb $sec $1-security main"; } >"$s/sources.list"
   local a=(-o Dir::Etc::sourcelist="$s/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State="$s/state"
     -o Dir::State::status="$s/status" -o Dir::Cache="$s/cache" -o APT::Architecture=amd64 -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root)
   apt-get -q "${a[@]}" update >>"$WORK/make.log" 2>&1
   local name; name=$(apt-cache "${a[@]}" show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ]*\).*/\1/p')
-  ( cd "$s" && rm -f ./*.deb && apt-get -q "${a[@]}" download "$name" >>"$WORK/make.log" 2>&1 && dpkg-deb -x "$name"_*.deb "$2" ); }
+  ( cd "$s" && rm -f ./*.deb && apt-get -q "${a[@]}" download "$name" >>"$WORK/make.log" 2>&1 && dpkg-deb -x "$name"_*.deb "$3" ); }
 trees() { # PAIR
   local p=$MNT/$1; [ -e "$p/done" ] && return
   echo "making the trees of $1 (log: $WORK/make.log)" >&2
   for t in new old; do [ ! -e "$p/$t" ] || btrfs -q subvolume delete "$p/$t" >/dev/null; done
   rm -rf "$p"; mkdir -p "$p"; btrfs -q subvolume create "$p/old" >/dev/null
   case $1 in
-    P3) kernel main "$p/old"; kernel security "$p/tree"; beside P3 ;;
+    P3) kernel bookworm main "$p/old"; kernel bookworm security "$p/tree"; beside P3 ;;
+    P5) kernel trixie main "$p/old"; kernel trixie security "$p/tree"; beside P5 ;;
     P4) system bookworm "$p/old"; mkdir "$p/tree"; system trixie "$p/tree"; clean "$p/old"; clean "$p/tree"; beside P4 ;;
     P1) system bookworm "$p/old" linux-image-amd64 initramfs-tools; clean "$p/old"; seal "$p/old"
       btrfs -q subvolume snapshot "$p/old" "$p/new" >/dev/null
@@ -81,7 +83,7 @@ trees() { # PAIR
       local olds; olds=$(chroot "$p/new" dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' 'linux-image-6*' | awk '$2=="ii"{print $1}' | sort -V | head -n -1)
       [ -z "$olds" ] || inside "$p/new" "${APT[@]}" purge $olds
       clean "$p/new"; seal "$p/new" ;;
-    *) echo "no pair $1 (P1, P3, P4)" >&2; exit 2 ;;
+    *) echo "no pair $1 (P1, P3, P4, P5)" >&2; exit 2 ;;
   esac
   : >"$p/done"; sync; }
 
