@@ -16,7 +16,11 @@ type guide struct {
 	c   *coder
 	w   *window
 	old *history // may be nil
-	end int64    // of the stream
+	end int64    // of the stream; Zstandard's: of the block
+
+	zstd    bool
+	longest int  // match
+	fresh   bool // Zstandard: no token of this block is known yet
 
 	at    int64 // where the next decision is made
 	reps  [4]uint32
@@ -99,7 +103,7 @@ func newGuide(c *coder, w *window, old *history, end int64, headBits int) *guide
 // cleared for that: to do so takes longer than to describe a small stream.
 func (g *guide) reset(c *coder, w *window, old *history, end int64, headBits int) {
 	before := *g
-	*g = guide{c: c, w: w, old: old, end: end, base: before.base + uint32(before.at), use: before.use + 1}
+	*g = guide{c: c, w: w, old: old, end: end, longest: maxLength, base: before.base + uint32(before.at), use: before.use + 1}
 	forget := int64(g.base)+end > 1<<32-1
 	if forget {
 		g.base = 0
@@ -189,17 +193,17 @@ func (g *guide) matchAt(dist int64) int {
 	if dist < 0 || g.at-1-dist < max(g.w.start, g.w.floor) || dist >= int64(g.w.keep) {
 		return 0
 	}
-	n := min(g.end-g.at, maxLength)
+	n := int(min(g.end-g.at, int64(g.longest)))
 	a, b := g.w.at(g.at), g.w.at(g.at-1-dist)
 	i := 0
-	for i < maxLength {
+	for i < n {
 		if x := binary.LittleEndian.Uint64(a[i:]) ^ binary.LittleEndian.Uint64(b[i:]); x != 0 {
 			i += bits.TrailingZeros64(x) / 8
 			break
 		}
 		i += 8
 	}
-	return min(i, int(n))
+	return min(i, n)
 }
 
 // What the hashes of all widths are made of: the first bytes of a and b, which stand behind
@@ -406,11 +410,11 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 	if sync == 1 {
 		context := (((int(guess.Kind)*grades+grade(guessLen))*8+int(g.hits&7))*4+valid)*grades + grade(r0)
 		g.hits <<= 1
-		possible := guessLen <= limit && (guess.Kind == Literal || hint >= 0)
+		possible := guessLen <= limit && (guess.Kind == Literal || hint >= 0) && (!g.zstd || g.zstdMay(guess.Kind))
 		is := t.Kind == guess.Kind && int(t.Len) == guessLen && (t.Kind == Literal || int64(t.Dist) == hint) && possible
 		if possible && c.bit(&g.same[context], b2u(is)) == 1 {
 			g.hits |= 1
-			t = Token{guess.Kind, uint16(guessLen), uint32(max(hint, 0))}
+			t = Token{guess.Kind, uint32(guessLen), uint32(max(hint, 0))}
 			return g.took(t)
 		}
 	} else {
@@ -445,14 +449,14 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 		t.Dist = g.reps[t.Kind-Rep0]
 		n := g.matchAt(int64(t.Dist))
 		less := g.repExtra.code(c, grade(n)*3+sync, uint32(n-int(t.Len)))
-		t.Len = uint16(int64(n) - int64(less))
+		t.Len = uint32(int64(n) - int64(less))
 	default:
 		var ok bool
 		if t, ok = g.match(t, list, hint, valid, reach, sync, best); !ok {
 			return t, false
 		}
 	}
-	if int(t.Len) > limit || t.Len > maxLength || t.Len < minLength && t.Kind != Literal && t.Kind != Short {
+	if int(t.Len) > limit || int(t.Len) > g.longest || t.Len < minLength && t.Kind != Literal && t.Kind != Short {
 		return t, false
 	}
 	return g.took(t)
@@ -465,7 +469,7 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 		context := (grade(reach)*3+sync)*grades + grade(best)
 		if c.bit(&g.isOld[context], b2u(int64(t.Dist) == hint)) == 1 {
 			less := g.oldExtra.code(c, context, uint32(reach-int(t.Len)))
-			t.Dist, t.Len = uint32(hint), uint16(int64(reach)-int64(less))
+			t.Dist, t.Len = uint32(hint), uint32(int64(reach)-int64(less))
 			return t, true
 		}
 	}
@@ -478,11 +482,11 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 		}
 		t.Dist = uint32(m.dist)
 		if c.bit(&g.isMost[min(rank, 7)*grades+grade(m.n)], b2u(int(t.Len) == m.n)) == 1 {
-			t.Len = uint16(m.n)
+			t.Len = uint32(m.n)
 			return t, true
 		}
 		less := g.shorter.code(c, grade(m.n), uint32(m.n-1-int(t.Len)))
-		t.Len = uint16(int64(m.n) - 1 - int64(less))
+		t.Len = uint32(int64(m.n) - 1 - int64(less))
 		return t, true
 	}
 	n := tree(c, g.slots[:], uint32(bits.Len32(t.Dist)), 6)
@@ -496,13 +500,30 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 	t.Dist = d
 	reach = g.matchAt(int64(d))
 	less := g.explicit.code(c, grade(reach), uint32(reach-int(t.Len)))
-	t.Len = uint16(int64(reach) - int64(less))
+	t.Len = uint32(int64(reach) - int64(less))
 	return t, true
 }
 
 // took notes a decision.
 func (g *guide) took(t Token) (Token, bool) {
+	if g.zstd {
+		if !g.zstdMay(t.Kind) {
+			return t, false
+		}
+		g.zstdRepeat(t)
+	} else {
+		g.repeat(t)
+	}
 	g.shape <<= 1
+	if t.Kind != Literal {
+		g.shape |= 1
+	}
+	g.advance(int(t.Len))
+	return t, true
+}
+
+// repeat brings the last distances up to date.
+func (g *guide) repeat(t Token) {
 	r := &g.reps
 	switch t.Kind {
 	case Match:
@@ -514,9 +535,4 @@ func (g *guide) took(t Token) (Token, bool) {
 	case Rep3:
 		r[0], r[1], r[2], r[3] = r[3], r[0], r[1], r[2]
 	}
-	if t.Kind != Literal {
-		g.shape |= 1
-	}
-	g.advance(int(t.Len))
-	return t, true
 }

@@ -86,7 +86,7 @@ func anchorHash(p []byte) (uint64, bool) {
 // token appends a decision.
 func (h *history) token(pos int64, t Token) {
 	if t.Kind == Literal {
-		h.run++
+		h.run += int64(t.Len)
 		return
 	}
 	h.flush(pos)

@@ -3,7 +3,7 @@ package relzma
 // A Token is one decision of an LZMA encoder.
 type Token struct {
 	Kind Kind
-	Len  uint16 // bytes that it stands for
+	Len  uint32 // bytes that it stands for
 	Dist uint32 // distance less one; of a repeated match the repeated distance
 }
 
@@ -225,7 +225,7 @@ func code(c *coder, m *model, t Token, pos uint32, previous, matched, b byte) (T
 		d := distance(c, m, t.Dist, n)
 		m.reps = [4]uint32{d, m.reps[0], m.reps[1], m.reps[2]}
 		next(7, 10)
-		return Token{Match, uint16(n), d}, 0
+		return Token{Match, uint32(n), d}, 0
 	}
 	if c.bit(&m.isRep0[m.state], b2u(t.Kind > Rep0)) == 0 {
 		if c.bit(&m.isRep0Long[m.state][posState], b2u(t.Kind == Rep0)) == 0 {
@@ -248,5 +248,5 @@ func code(c *coder, m *model, t Token, pos uint32, previous, matched, b byte) (T
 	}
 	n := length(c, &m.repLen, uint32(t.Len), posState)
 	next(8, 11)
-	return Token{t.Kind, uint16(n), m.reps[0]}, 0
+	return Token{t.Kind, uint32(n), m.reps[0]}, 0
 }

@@ -90,6 +90,7 @@ type chunkCoder struct {
 	fresh bool
 	out   []byte
 
+	make    func(piece) error
 	end     func() error // called when a stream is complete, or nil
 	work    chan piece
 	spare   chan []Token
@@ -119,6 +120,7 @@ func (r *chunkCoder) reset(w io.Writer, end func() error) {
 		r.spare <- nil
 	}
 	r.w, r.end, r.fresh, r.err = w, end, true, nil
+	r.make = r.chunk
 	r.failed.Store(false)
 	r.work, r.done = make(chan piece, rebuildAhead), make(chan struct{})
 }
@@ -128,7 +130,7 @@ func (r *chunkCoder) run() {
 	defer close(r.done)
 	for p := range r.work {
 		if r.err == nil {
-			if r.err = r.chunk(p); r.err != nil {
+			if r.err = r.make(p); r.err != nil {
 				r.failed.Store(true)
 			}
 		}

@@ -1,0 +1,367 @@
+package relzma
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"math/bits"
+)
+
+func len32(v uint32) int { return bits.Len32(v) }
+
+// ExpandZstd writes the content of the Zstandard frame at the start of packed, of which it reads no byte more; at most limit
+// bytes. The memory that it takes is twice the frame's window, or its content.
+func ExpandZstd(w io.Writer, packed io.Reader, limit int64) error {
+	d, err := newZstdDecoder(packed, limit)
+	if err != nil {
+		return err
+	}
+	for {
+		_, content, err := d.next(nil)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(content); err != nil {
+			return err
+		}
+	}
+}
+
+// LearnZstd is [Learn] of a frame that holds size bytes.
+func LearnZstd(w io.Writer, packed io.Reader, size int64, moves []Move) (*History, error) {
+	if size < 0 || size > maxSize {
+		return nil, errZstd
+	}
+	d, err := newZstdDecoder(packed, size)
+	if err != nil {
+		return nil, err
+	}
+	d.buf, d.fixed = make([]byte, 0, zstdWindow(d.frame.window, size)), true
+	h := newHistory(size, moves)
+	indexed := int64(0)
+	for {
+		_, content, err := d.next(h.token)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		if w != nil {
+			if _, err := w.Write(content); err != nil {
+				return nil, err
+			}
+		}
+		end := d.start + int64(len(d.buf))
+		if n := end - anchorWidth - indexed; n > 0 {
+			h.content(indexed, d.buf[indexed-d.start:], int(n))
+			indexed += n
+		}
+	}
+	if d.start+int64(len(d.buf)) != size {
+		return nil, errZstd
+	}
+	h.flush(size)
+	h.spare = &window{buf: d.buf[:cap(d.buf)]}
+	return &History{h}, nil
+}
+
+// zstdWindow is what the content of a frame takes in memory.
+func zstdWindow(keep, size int64) int {
+	return int(min(keep+zstdRoom, size)) + zstdMaxSize + windowPad
+}
+
+const zstdRoom = 2 << 20
+
+// DescribeZstd is [Describe] of a frame that holds at most limit bytes.
+func DescribeZstd(packed []byte, limit int64, old *History) (*Described, error) {
+	in := bytes.NewReader(packed)
+	d, err := newZstdDecoder(in, min(limit, maxSize))
+	if err != nil {
+		return nil, err
+	}
+	var content []byte
+	var blocks []zstdBlock
+	var tokens []Token
+	for {
+		b, p, err := d.next(func(_ int64, t Token) { tokens = append(tokens, t) })
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		content = append(content, p...)
+		blocks = append(blocks, b)
+	}
+	size := int64(len(content))
+	headBits := headBitsFor(size)
+	flags := byte(0)
+	if old.moved() {
+		flags |= flagMoves
+	}
+	head := append([]byte{flags, byte(headBits), byte(len(d.frame.raw))}, d.frame.raw...)
+	head = append(head, d.sum...)
+	head = binary.AppendUvarint(head, uint64(len(blocks)))
+	for i := range blocks {
+		head = blocks[i].appendTo(head)
+	}
+	var c coder
+	c.encode(head)
+	k := newZstdWalk(&c, &window{}, bytes.NewReader(content), new(guide), d.frame.window, size, old.history(), headBits)
+	for i := range blocks {
+		var ok bool
+		if err := k.loadBlock(blocks[i].size, func() {}); err != nil {
+			return nil, errZstd
+		}
+		if tokens, ok = k.describeZstd(&blocks[i], tokens); !ok {
+			return nil, errZstd
+		}
+	}
+	return &Described{Recipe: c.finish(), Plain: content, Used: len(packed) - in.Len()}, nil
+}
+
+// appendTo writes what a recipe says of a block.
+func (b *zstdBlock) appendTo(out []byte) []byte {
+	out = append(out, b.kind|b.lit<<2|b.format<<4|byte(b2u(b.seqs))<<6|byte(b2u(b.last))<<7)
+	out = binary.AppendUvarint(out, uint64(b.size))
+	if b.kind != zstdCompressed {
+		return out
+	}
+	if b.seqs {
+		out = append(out, b.modes)
+	}
+	out = binary.AppendUvarint(out, uint64(len(b.tables)))
+	return append(out, b.tables...)
+}
+
+// A parsedZstd is a recipe taken apart.
+type parsedZstd struct {
+	frame     zstdFrame
+	moves     bool
+	headBits  int
+	sum       []byte
+	blocks    []zstdBlock
+	size      int64
+	decisions []byte
+}
+
+// parseZstd takes a recipe apart.
+func parseZstd(b []byte) (p parsedZstd, err error) {
+	ok := true
+	take := func(n int) []byte {
+		if n < 0 || n > len(b) {
+			ok = false
+			return make([]byte, min(max(n, 1), zstdHeader))
+		}
+		v := b[:n]
+		b = b[n:]
+		return v
+	}
+	number := func(limit uint64) int {
+		v, n := binary.Uvarint(b)
+		if n <= 0 || v > limit {
+			ok = false
+			return 0
+		}
+		b = b[n:]
+		return int(v)
+	}
+	flags := take(1)[0]
+	p.moves, p.headBits = flags&flagMoves != 0, int(take(1)[0])
+	raw := take(int(take(1)[0]))
+	in := bytes.NewReader(raw)
+	if p.frame, err = readFrame(in); err != nil || in.Len() > 0 || flags&^flagMoves != 0 || p.headBits < minHeadBits || p.headBits > maxHeadBits {
+		return p, ErrRecipe
+	}
+	if p.frame.checksum {
+		p.sum = take(4)
+	}
+	n := number(uint64(len(b)))
+	for i := 0; i < n && ok; i++ {
+		v := take(1)[0]
+		z := zstdBlock{kind: v & 3, lit: v >> 2 & 3, format: v >> 4 & 3, seqs: v&64 != 0, last: v&128 != 0, size: number(zstdMaxSize)}
+		if z.kind == zstdCompressed {
+			if z.seqs {
+				z.modes = take(1)[0]
+			}
+			z.tables = take(number(zstdMaxSize))
+		}
+		ok = ok && z.kind <= zstdCompressed && z.last == (i == n-1)
+		p.size += int64(z.size)
+		p.blocks = append(p.blocks, z)
+	}
+	if !ok || n == 0 || p.size > maxSize {
+		return p, ErrRecipe
+	}
+	p.decisions = b
+	return p, nil
+}
+
+// zstdMay reports whether a token of this kind can come next: where no literals stand before a match, the last distance
+// cannot be meant, but the last one less one can (Rep3).
+func (g *guide) zstdMay(k Kind) bool {
+	none := g.fresh || g.shape&1 != 0
+	return k != Short && (k != Rep0 || !none) && (k != Rep3 || none)
+}
+
+// zstdRepeat brings the last distances up to date.
+func (g *guide) zstdRepeat(t Token) {
+	g.fresh = false
+	r := &g.reps
+	switch t.Kind {
+	case Match, Rep3, Rep2:
+		r[0], r[1], r[2] = t.Dist, r[0], r[1]
+	case Rep1:
+		r[0], r[1] = r[1], r[0]
+	}
+	r[3] = r[0] - 1 // none, if that is 1<<32 - 1
+}
+
+// newZstdWalk begins to walk through a frame.
+func newZstdWalk(c *coder, w *window, content io.Reader, g *guide, keep, size int64, old *history, headBits int) *walk {
+	n := zstdWindow(keep, size)
+	if cap(w.buf) < n {
+		w.buf = make([]byte, n)
+	}
+	*w = window{buf: w.buf[:n], keep: int(min(keep, size+1))}
+	clear(w.buf)
+	k := &walk{w: w, g: g, content: content, end: size}
+	g.reset(c, w, old, size, headBits)
+	g.zstd, g.longest = true, zstdLongest
+	g.reps = [4]uint32{0, 3, 7, 1<<32 - 1}
+	return k
+}
+
+// loadBlock brings a block of n bytes into the window. It calls before if that moves what is there.
+func (k *walk) loadBlock(n int, before func()) error {
+	err := k.load(n, before)
+	k.g.end = k.g.at + int64(n)
+	k.g.fresh = true
+	return err
+}
+
+// describeZstd writes the decisions of a block.
+func (k *walk) describeZstd(b *zstdBlock, tokens []Token) ([]Token, bool) {
+	if b.kind != zstdCompressed {
+		if k.g.advance(b.size); b.size > 0 {
+			tokens = tokens[1:]
+		}
+		return tokens, true
+	}
+	for stop := k.g.end; k.g.at < stop; tokens = tokens[1:] {
+		t := tokens[0]
+		if t.Kind != Literal {
+			if _, ok := k.g.next(t, int(stop-k.g.at)); !ok {
+				return nil, false
+			}
+			continue
+		}
+		for range t.Len {
+			if _, ok := k.g.next(Token{Literal, 1, 0}, int(stop-k.g.at)); !ok {
+				return nil, false
+			}
+		}
+	}
+	return tokens, true
+}
+
+// decideZstd reads the decisions of a block.
+func (k *walk) decideZstd(b *zstdBlock, tokens []Token) ([]Token, bool) {
+	if b.kind != zstdCompressed {
+		k.g.advance(b.size)
+		return tokens, true
+	}
+	for stop := k.g.end; k.g.at < stop; {
+		t, ok := k.g.next(Token{}, int(stop-k.g.at))
+		if !ok || k.g.c.over() {
+			return tokens, false
+		}
+		if n := len(tokens) - 1; t.Kind == Literal && n >= 0 && tokens[n].Kind == Literal {
+			tokens[n].Len++
+		} else {
+			tokens = append(tokens, t)
+		}
+	}
+	return tokens, true
+}
+
+// RebuildZstd writes the frame that recipe describes, reading size bytes of plain.
+func (ws *Workspace) RebuildZstd(w io.Writer, plain io.Reader, size int64, recipe []byte, old *History) error {
+	p, err := parseZstd(recipe)
+	if err != nil {
+		return err
+	}
+	var c coder
+	if p.size != size || p.moves != old.moved() || !c.decode(p.decisions) {
+		return ErrRecipe
+	}
+	if _, err := w.Write(p.frame.raw); err != nil {
+		return err
+	}
+	var at *window
+	if old != nil && old.h.spare != nil {
+		at, old.h.spare = old.h.spare, nil
+	} else {
+		at = &window{}
+	}
+	if ws.guide == nil {
+		ws.guide = new(guide)
+	}
+	k := newZstdWalk(&c, at, io.LimitReader(plain, size), ws.guide, p.frame.window, size, old.history(), p.headBits)
+	e := &zstdEncoder{w: w, blocks: p.blocks}
+	r := ws.chunkCoder(w, nil)
+	r.make = e.block
+	go r.run()
+	err = k.rebuildZstd(p.blocks, r)
+	close(r.work)
+	<-r.done
+	if err == nil {
+		err = r.err
+	}
+	if err == errZstd {
+		err = ErrRecipe
+	}
+	if err == nil {
+		_, err = w.Write(p.sum)
+	}
+	return err
+}
+
+// rebuildZstd gives all blocks to r.
+func (k *walk) rebuildZstd(blocks []zstdBlock, r *chunkCoder) error {
+	for i := range blocks {
+		if err := k.loadBlock(blocks[i].size, r.pending.Wait); err != nil {
+			return err
+		}
+		p := piece{chunk: chunk{size: blocks[i].size}, buf: k.w.buf, at: int(k.g.at - k.w.start)}
+		var ok bool
+		if p.tokens, ok = k.decideZstd(&blocks[i], <-r.spare); !ok {
+			return errZstd
+		}
+		if r.failed.Load() {
+			return nil // the reason is in r.err
+		}
+		r.send(p)
+	}
+	return nil
+}
+
+// MemoryZstd is [Memory] for [Workspace.RebuildZstd], and LearnZstd of a frame with oldSize bytes before it; 0 is none.
+func MemoryZstd(recipe []byte, oldSize int64) (int64, error) {
+	p, err := parseZstd(recipe)
+	if err != nil {
+		return 0, err
+	}
+	w := zstdWindow(p.frame.window, p.size)
+	need := int64(w) + headMemory(p.headBits, p.size) + int64(guideProbs)*2
+	need += (rebuildAhead+6)*zstdMaxSize + int64(len(p.blocks))*64 + 256<<10
+	if oldSize > 0 {
+		// The old window is as large as the new one, or as all that is old.
+		need += int64(max(0, zstdWindow(p.frame.window, oldSize)-w)) + historyMemory(oldSize, p.moves)
+	}
+	return need, nil
+}
