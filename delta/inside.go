@@ -30,7 +30,7 @@ func (m *maker) unpackAfter(data []byte, cands []candidate) (*redeflate.Unpacked
 		return nil, nil
 	}
 	var old *insideOf
-	o := redeflate.Options{}
+	o := redeflate.Options{Memory: restoreLimit(m.o.Memory)}
 	for _, c := range cands {
 		w := sinkAppender{&memorySink{limit: limit}}
 		if int64(len(c.data)) <= limit && redeflate.Expand(w, bytes.NewReader(c.data), int64(len(c.data))) == nil {

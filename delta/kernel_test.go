@@ -94,6 +94,7 @@ func TestKernel(t *testing.T) {
 	}{
 		"xz":         {one, two, "kernel"},
 		"gzip":       {bzImage(t, gzipped(t, elf[0])), bzImage(t, gzipped(t, elf[1])), "kernel"},
+		"zstd":       {bzImage(t, packedBy(t, elf[0], "zstd", "-q", "-c", "-19")), bzImage(t, packedBy(t, elf[1], "zstd", "-q", "-c", "-19")), "kernel"},
 		"zboot":      {zboot(gzipped(t, elf[0])), zboot(gzipped(t, elf[1])), "kernel"},
 		"repacked":   {one, bzImage(t, gzipped(t, elf[1])), "kernel"},
 		"no program": {zboot(gzipped(t, words(1, 60000))), zboot(gzipped(t, edit(words(1, 60000), 3000, "more"))), "recompress"},

@@ -86,7 +86,7 @@ func (m *maker) kernelAfter(ctx context.Context, data []byte, c candidate, new, 
 	}
 	k := &made{rec: record{method: methodKernel, sources: []source{{index: c.index, expanded: true}}, plain: int64(len(new.plain)),
 		head: int64(exe.HeadSize(new.text())), moves: moves, kernel: kernelRecord{old: old.program, new: new.program}}}
-	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: k.rec.redeflateMoves(), MaxPlain: maxKernel})
+	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: k.rec.redeflateMoves(), MaxPlain: maxKernel, Memory: restoreLimit(m.o.Memory) - k.rec.memory()})
 	if err != nil || !bytes.Equal(u.Plain, new.plain) {
 		return nil, nil // what cannot be made again is shipped in another way
 	}

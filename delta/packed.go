@@ -87,12 +87,13 @@ func (m *maker) packedAfter(ctx context.Context, data []byte, c candidate, new, 
 	if err != nil || d == nil {
 		return nil, err
 	}
-	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: d.moves, MaxPlain: maxObject})
+	k := &made{rec: record{method: methodPacked, sources: []source{{index: c.index, expanded: true}},
+		plain: int64(len(new)), inside: int64(len(old)), head: d.head}, actions: d.actions}
+	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: d.moves, MaxPlain: maxObject, Memory: restoreLimit(m.o.Memory) - k.rec.memory()})
 	if err != nil || !bytes.Equal(u.Plain, new) {
 		return nil, nil // what cannot be made again is shipped in another way
 	}
-	k := &made{rec: record{method: methodPacked, sources: []source{{index: c.index, expanded: true}},
-		plain: int64(len(new)), inside: int64(len(old)), head: d.head, recipe: int64(len(u.Recipe))}, actions: d.actions, recipe: u.Recipe}
+	k.recipe, k.rec.recipe = u.Recipe, int64(len(u.Recipe))
 	if need, err := redeflate.Memory(u.Recipe, 2); err != nil || need+k.rec.memory() > restoreLimit(m.o.Memory) {
 		return nil, nil
 	}

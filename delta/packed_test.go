@@ -49,6 +49,7 @@ func TestPacked(t *testing.T) {
 		"blocks":        {kbuildXz(t, one, "--block-size=9000"), kbuildXz(t, two, "--block-size=8000"), "packed"},
 		"threads":       {kbuildXz(t, one, "-T2"), kbuildXz(t, two, "-T2"), "packed"},
 		"gzip":          {gzipped(t, one), gzipped(t, two), "packed"},
+		"zstd":          {packedBy(t, one, "zstd", "-q", "-c", "-19"), packedBy(t, two, "zstd", "-q", "-c", "-19"), "packed"},
 		"repacked":      {gzipped(t, one), kbuildXz(t, two), "patch"},
 		"from plain":    {one, kbuildXz(t, two), "patch"},
 		"to plain":      {kbuildXz(t, one), two, "whole"},

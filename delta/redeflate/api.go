@@ -68,6 +68,9 @@ type Options struct {
 	// was compressed; Restore then needs it too.
 	Old   []byte
 	Moves []Move
+	// Memory, if not 0, is what Restore should at most take, as the function Memory counts it for two workers. Where
+	// there is a choice, recipes are made for it.
+	Memory int64
 	// NoVerify leaves out the proof by Restore. Only for measuring.
 	NoVerify bool
 }

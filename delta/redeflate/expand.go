@@ -46,7 +46,7 @@ func (e *expander) run() error {
 	if head, err = e.peek(start, cpioHeader); err != nil {
 		return err
 	}
-	if !isGzip(head) && !isCpio(head) && !isXz(head) {
+	if !isGzip(head) && !isCpio(head) && !isXz(head) && !isZstd(head) {
 		return ErrUnsupported
 	}
 	if err := e.copy(0, start); err != nil {
@@ -63,6 +63,8 @@ func (e *expander) run() error {
 			n, err = e.gzip(at)
 		case isXz(head):
 			n, err = e.xz(at)
+		case isZstd(head):
+			n, err = e.zstd(at)
 		case isCpio(head):
 			n, err = e.cpio(at)
 		}
@@ -145,7 +147,7 @@ func (e *expander) gzip(at int64) (int64, error) {
 func (e *expander) xz(at int64) (int64, error) {
 	end := at
 	var learner *relzma.Learner
-	if l := e.learn; l != nil && l.old.file && l.old.at == at {
+	if l := e.learn; l != nil && l.old.op == opXz && l.old.at == at {
 		var err error
 		if learner, err = relzma.NewLearner(e.w, l.old.stream, l.moves); err != nil {
 			return 0, err
@@ -175,7 +177,7 @@ func (e *expander) xz(at int64) (int64, error) {
 
 // lzma writes the content of the stream in e.buf, which is at an offset of the file.
 func (e *expander) lzma(at int64, s relzma.Stream) (err error) {
-	if l := e.learn; l != nil && !l.old.file && l.old.at == at {
+	if l := e.learn; l != nil && l.old.op == opLzma && l.old.at == at {
 		s.Dict, s.Size = l.old.stream.Dict, l.old.stream.Size // the filter is the file's
 		l.old.history, err = relzma.Learn(e.w, e.buf, s, l.moves)
 		return err
@@ -289,5 +291,5 @@ func (c *countingReader) Read(p []byte) (int, error) {
 // Unpack takes apart. 1,024 bytes are enough.
 func Recognize(head []byte) bool {
 	padded := append(bytes.Clone(head[:min(len(head), kernelHeader)]), make([]byte, cpioHeader)...)
-	return isGzip(padded) || isZip(padded) || isCpio(padded) || isXz(padded) || isKernel(padded) || isZboot(padded)
+	return isGzip(padded) || isZip(padded) || isCpio(padded) || isXz(padded) || isZstd(padded) || isKernel(padded) || isZboot(padded)
 }

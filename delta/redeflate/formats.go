@@ -16,7 +16,7 @@ func (u *unpacker) file(data []byte) error {
 		u.put(Raw, data[:at], "", 0)
 		data = data[at:]
 	}
-	if !isGzip(data) && !isCpio(data) && !isXz(data) {
+	if !isGzip(data) && !isCpio(data) && !isXz(data) && !isZstd(data) {
 		return ErrUnsupported
 	}
 	for len(data) > 0 {
@@ -26,6 +26,8 @@ func (u *unpacker) file(data []byte) error {
 			n = u.gzip(data)
 		case isXz(data):
 			n = u.xz(data)
+		case isZstd(data):
+			n = u.zstd(data)
 		case isCpio(data):
 			if n = u.archive(data, cpioEntry, 0); n > 0 {
 				u.named("cpio")

@@ -24,6 +24,8 @@ import (
 //	   after an old one +0x08                    as of lzma
 //	                                            shape, two bytes: see xzfile.go
 //	                                            length decisions
+//	zstd               0x05 length              plain, compressed: a Zstandard frame; as lzma, the
+//	                                            dictionary being the window
 //
 // Lengths of plain are one too large; 0 means all that is left of it.
 // model is family<<4 | level (model.go). A .gz document is
@@ -40,6 +42,7 @@ const (
 	opDeflate = 0x02
 	opLzma    = 0x03
 	opXz      = 0x04
+	opZstd    = 0x05
 	opMask    = 0x07
 
 	opFixes   = 0x08
@@ -91,7 +94,12 @@ func (w *recipeWriter) deflate(trailer byte, m modelID, n int64, fixes []byte) {
 }
 
 func (w *recipeWriter) lzma(n int64, old *oldStream, decisions []byte) {
-	w.stream(opLzma, n, old)
+	w.decided(opLzma, n, old, decisions)
+}
+
+// decided writes that a stream is made by decisions.
+func (w *recipeWriter) decided(op byte, n int64, old *oldStream, decisions []byte) {
+	w.stream(op, n, old)
 	w.number(uint64(len(decisions)))
 	w.b = append(w.b, decisions...)
 }
@@ -171,7 +179,7 @@ type operation struct {
 	data   []byte
 	model  model
 	shape  xzShape // of opXz, without the stream
-	fixes  []byte  // nil if there are none; of opLzma and opXz the decisions
+	fixes  []byte  // nil if there are none; of streams that are decided the decisions
 	old    *oldStream
 	at     int // offset of fixes in the recipe
 }
@@ -186,6 +194,9 @@ func (r *recipeReader) open() error {
 	return err
 }
 
+// decided reports whether an operation makes a stream by decisions.
+func decided(kind byte) bool { return kind == opLzma || kind == opXz || kind == opZstd }
+
 // operation reads the next step, or returns io.EOF.
 func (r *recipeReader) operation() (o operation, err error) {
 	if r.done() {
@@ -195,8 +206,8 @@ func (r *recipeReader) operation() (o operation, err error) {
 		return o, err
 	}
 	kind := o.op & opMask
-	lzma := kind == opLzma || kind == opXz
-	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || lzma && o.op&^opOld != kind || kind > opXz || o.op&opGzip != 0 && o.op&opZlib != 0 {
+	lzma := decided(kind)
+	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || lzma && o.op&^opOld != kind || kind > opZstd || o.op&opGzip != 0 && o.op&opZlib != 0 {
 		r.next--
 		return o, r.fail("an operation is unknown")
 	}
@@ -221,12 +232,16 @@ func (r *recipeReader) operation() (o operation, err error) {
 	o.length = int64(n) - 1
 	if lzma && o.op&opOld != 0 {
 		var v [3]uint64
-		for i, most := range [3]uint64{1 << 40, relzma.MaxDict, maxXzPlain} {
+		dict := uint64(relzma.MaxDict)
+		if kind == opZstd {
+			dict = maxXzPlain
+		}
+		for i, most := range [3]uint64{1 << 40, dict, maxXzPlain} {
 			if v[i], err = r.number(most); err != nil {
 				return o, err
 			}
 		}
-		o.old = &oldStream{file: kind == opXz, at: int64(v[0]), stream: relzma.Stream{Dict: int(v[1]), Size: int64(v[2])}}
+		o.old = &oldStream{op: kind, at: int64(v[0]), stream: relzma.Stream{Dict: int(v[1]), Size: int64(v[2])}}
 	}
 	if kind == opXz {
 		for _, b := range []*byte{&o.shape.kind, &o.shape.header} {

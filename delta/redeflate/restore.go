@@ -124,21 +124,25 @@ func (r *Restorer) run(w io.Writer, plain io.Reader, o operation) error {
 		return err
 	}
 	switch o.op & opMask {
-	case opLzma:
-		return r.lzma(w, plain, o)
+	case opLzma, opZstd:
+		return r.decided(w, plain, o)
 	case opXz:
 		return r.xz(w, plain, o)
 	}
 	return r.deflate(w, plain, o)
 }
 
-func (r *Restorer) lzma(w io.Writer, plain io.Reader, o operation) error {
+// decided writes a stream that is made by decisions.
+func (r *Restorer) decided(w io.Writer, plain io.Reader, o operation) error {
 	if o.length == restOfAll {
 		return relzma.ErrRecipe
 	}
 	history, err := r.history(o)
 	if err != nil {
 		return err
+	}
+	if o.op&opMask == opZstd {
+		return r.space.RebuildZstd(w, plain, o.length, o.fixes, history)
 	}
 	return r.space.Rebuild(w, plain, o.length, o.fixes, history, nil)
 }
@@ -151,7 +155,7 @@ func (r *Restorer) history(o operation) (*relzma.History, error) {
 	if r.Old == nil {
 		return nil, ErrOld
 	}
-	if l := r.learned; l == nil || l.at != o.old.at || l.file != o.old.file || l.stream != o.old.stream {
+	if l := r.learned; l == nil || l.at != o.old.at || l.op != o.old.op || l.stream != o.old.stream {
 		if err := o.old.learn(nil, r.Old, r.Moves); err != nil {
 			return nil, fmt.Errorf("%w: %v", ErrOld, err)
 		}
@@ -201,6 +205,9 @@ func (r *Restorer) deflate(w io.Writer, plain io.Reader, o operation) error {
 	return nil
 }
 
+// fixedMemory is for the encoder's tables and io.Copy's buffer.
+const fixedMemory = 128 << 10
+
 // Memory returns an upper bound of what a Restore of recipe allocates, by a
 // Restorer with this number of workers.
 func Memory(recipe []byte, workers int) (int64, error) {
@@ -209,7 +216,7 @@ func Memory(recipe []byte, workers int) (int64, error) {
 		return 0, err
 	}
 	const (
-		fixed   = 128 << 10 // the encoder's tables, io.Copy's buffer
+		fixed   = fixedMemory
 		buffers = finderBuffer + finderPad + 2*windowSize + 4<<16 + bitBufferSize
 	)
 	need := int64(fixed)
@@ -221,12 +228,17 @@ func Memory(recipe []byte, workers int) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
-		if kind := o.op & opMask; kind == opLzma || kind == opXz {
+		if kind := o.op & opMask; decided(kind) {
 			var old relzma.Stream
 			if o.old != nil {
 				old = o.old.stream
 			}
-			n, err := relzma.Memory(o.fixes, o.length, old)
+			var n int64
+			if kind == opZstd {
+				n, err = relzma.MemoryZstd(o.fixes, old)
+			} else {
+				n, err = relzma.Memory(o.fixes, o.length, old)
+			}
 			if err != nil {
 				return 0, in.fail(err.Error())
 			}

@@ -161,10 +161,9 @@ func (u *unpacker) xz(data []byte) int {
 	return int(done)
 }
 
-// An oldStream is the LZMA2 stream of an old file to which a recipe refers, or all of
-// an old file.
+// An oldStream is the stream of an old file to which a recipe refers, or all of an old xz file.
 type oldStream struct {
-	file    bool
+	op      byte // that refers to it
 	at      int64
 	stream  relzma.Stream
 	history *relzma.History
@@ -172,8 +171,11 @@ type oldStream struct {
 
 // oldXz finds the first LZMA2 stream of the old file.
 func (u *unpacker) oldXz() *oldStream {
-	if u.old != nil || u.o.Old == nil {
-		return u.old
+	if u.o.Old == nil {
+		return nil
+	}
+	if u.old != nil {
+		return u.old.only(opLzma)
 	}
 	file := bytes.NewReader(u.o.Old)
 	at := payload(u.o.Old, int64(len(u.o.Old)))
@@ -190,7 +192,7 @@ func (u *unpacker) oldXz() *oldStream {
 		s.Size = n.n
 		h, err := relzma.Learn(nil, io.NewSectionReader(file, at, in.n), s, u.o.Moves)
 		if err == nil {
-			found = &oldStream{at: at, stream: s, history: h}
+			found = &oldStream{op: opLzma, at: at, stream: s, history: h}
 		}
 		return in.n, err
 	})

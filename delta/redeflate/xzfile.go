@@ -195,7 +195,7 @@ func (u *unpacker) wholeXz(data []byte) bool {
 // oldXzFile learns from all blocks of the old file, if that is an xz file.
 func (u *unpacker) oldXzFile() *oldStream {
 	file := bytes.NewReader(u.o.Old)
-	o := &oldStream{file: true}
+	o := &oldStream{op: opXz}
 	size := int64(len(u.o.Old))
 	err := xzParts(file, 0, size, func(at int64, s relzma.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(file, at, size-at)}
@@ -215,8 +215,12 @@ func (u *unpacker) oldXzFile() *oldStream {
 
 // learn reads what is to be known of an old file.
 func (o *oldStream) learn(w io.Writer, file io.ReaderAt, moves []Move) error {
-	if !o.file {
-		var err error
+	var err error
+	switch o.op {
+	case opZstd:
+		o.history, err = relzma.LearnZstd(w, bufio.NewReaderSize(io.NewSectionReader(file, o.at, 1<<40), 64<<10), o.stream, moves)
+		return err
+	case opLzma:
 		o.history, err = relzma.Learn(w, bufio.NewReader(io.NewSectionReader(file, o.at, 1<<40)), o.stream, moves)
 		return err
 	}

@@ -95,15 +95,18 @@ func fitHeads(headBits int, size int64) int {
 
 func newGuide(c *coder, w *window, old *history, end int64, headBits int) *guide {
 	g := new(guide)
-	g.reset(c, w, old, end, headBits)
+	g.reset(c, w, old, end, headBits, false)
 	return g
 }
 
 // reset makes a guide that knows nothing yet, in the memory that g has. The large tables are not
 // cleared for that: to do so takes longer than to describe a small stream.
-func (g *guide) reset(c *coder, w *window, old *history, end int64, headBits int) {
+func (g *guide) reset(c *coder, w *window, old *history, end int64, headBits int, zstd bool) {
 	before := *g
-	*g = guide{c: c, w: w, old: old, end: end, longest: maxLength, base: before.base + uint32(before.at), use: before.use + 1}
+	*g = guide{c: c, w: w, old: old, end: end, zstd: zstd, longest: maxLength, base: before.base + uint32(before.at), use: before.use + 1}
+	if zstd {
+		g.longest = zstdLongest
+	}
 	forget := int64(g.base)+end > 1<<32-1
 	if forget {
 		g.base = 0
@@ -135,10 +138,10 @@ func (g *guide) reset(c *coder, w *window, old *history, end int64, headBits int
 	g.isOld = newProbs(before.isOld, 3*grades*grades)
 	g.which = newProbs(before.which, 8*8*grades)
 	g.isMost = newProbs(before.isMost, 8*grades)
-	g.repExtra.reset(before.repExtra, 3*grades)
-	g.oldExtra.reset(before.oldExtra, 3*grades*grades)
-	g.shorter.reset(before.shorter, grades)
-	g.explicit.reset(before.explicit, grades)
+	g.repExtra.reset(before.repExtra, 3*grades, zstd)
+	g.oldExtra.reset(before.oldExtra, 3*grades*grades, zstd)
+	g.shorter.reset(before.shorter, grades, zstd)
+	g.explicit.reset(before.explicit, grades, zstd)
 	setup(g.slots[:])
 }
 
@@ -163,22 +166,31 @@ func newProbs(p []prob, n int) []prob {
 }
 
 // lengthBits codes small numbers by their number of bits, then the bits.
-type lengthBits struct{ p []prob }
+type lengthBits struct {
+	p    []prob
+	most uint // bits
+	half int  // of the probabilities of a context
+}
 
-func (l *lengthBits) reset(before lengthBits, contexts int) { l.p = newProbs(before.p, contexts*32) }
+func (l *lengthBits) reset(before lengthBits, contexts int, zstd bool) {
+	if l.most, l.half = 15, 16; zstd {
+		l.most, l.half = 17, 18
+	}
+	l.p = newProbs(before.p, contexts*2*l.half)
+}
 
 func (l *lengthBits) code(c *coder, context int, v uint32) uint32 {
-	p := l.p[context*32:][:32]
+	p := l.p[context*2*l.half:][:2*l.half]
 	n := uint(bits.Len32(v+1)) - 1
 	k := uint(0)
-	for k < 15 && c.bit(&p[k], b2u(k < n)) == 1 {
+	for k < l.most && c.bit(&p[k], b2u(k < n)) == 1 {
 		k++
 	}
 	out := uint32(1)
 	for i := k; i > 0; i-- {
 		b := (v + 1) >> (i - 1) & 1
 		if i == k {
-			b = c.bit(&p[16+k], b)
+			b = c.bit(&p[l.half+int(k)], b)
 		} else {
 			b = c.direct(b, 1)
 		}
@@ -449,7 +461,7 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 		t.Dist = g.reps[t.Kind-Rep0]
 		n := g.matchAt(int64(t.Dist))
 		less := g.repExtra.code(c, grade(n)*3+sync, uint32(n-int(t.Len)))
-		t.Len = uint32(int64(n) - int64(less))
+		t.Len = g.length(int64(n) - int64(less))
 	default:
 		var ok bool
 		if t, ok = g.match(t, list, hint, valid, reach, sync, best); !ok {
@@ -462,6 +474,16 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 	return g.took(t)
 }
 
+// length is a length that follows from that of a match. An LZMA chunk that resets the state also forgets the last distances,
+// which a guide does not know: then what it says of a repeated match is wrong, and the difference one of
+// 16 bits.
+func (g *guide) length(n int64) uint32 {
+	if g.zstd {
+		return uint32(n)
+	}
+	return uint32(uint16(n))
+}
+
 // match codes distance and length of a match that was not guessed.
 func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync, best int) (Token, bool) {
 	c := g.c
@@ -469,7 +491,7 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 		context := (grade(reach)*3+sync)*grades + grade(best)
 		if c.bit(&g.isOld[context], b2u(int64(t.Dist) == hint)) == 1 {
 			less := g.oldExtra.code(c, context, uint32(reach-int(t.Len)))
-			t.Dist, t.Len = uint32(hint), uint32(int64(reach)-int64(less))
+			t.Dist, t.Len = uint32(hint), g.length(int64(reach)-int64(less))
 			return t, true
 		}
 	}
@@ -486,7 +508,7 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 			return t, true
 		}
 		less := g.shorter.code(c, grade(m.n), uint32(m.n-1-int(t.Len)))
-		t.Len = uint32(int64(m.n) - 1 - int64(less))
+		t.Len = g.length(int64(m.n) - 1 - int64(less))
 		return t, true
 	}
 	n := tree(c, g.slots[:], uint32(bits.Len32(t.Dist)), 6)
@@ -500,7 +522,7 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 	t.Dist = d
 	reach = g.matchAt(int64(d))
 	less := g.explicit.code(c, grade(reach), uint32(reach-int(t.Len)))
-	t.Len = uint32(int64(reach) - int64(less))
+	t.Len = g.length(int64(reach) - int64(less))
 	return t, true
 }
 

@@ -103,7 +103,7 @@ func (ws *Workspace) guideFor(c *coder, w *window, old *history, end int64, head
 	if ws.guide == nil {
 		ws.guide = new(guide)
 	}
-	ws.guide.reset(c, w, old, end, headBits)
+	ws.guide.reset(c, w, old, end, headBits, false)
 	return ws.guide
 }
 

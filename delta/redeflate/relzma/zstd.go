@@ -30,14 +30,18 @@ func ExpandZstd(w io.Writer, packed io.Reader, limit int64) error {
 	}
 }
 
-// LearnZstd is [Learn] of a frame that holds size bytes.
-func LearnZstd(w io.Writer, packed io.Reader, size int64, moves []Move) (*History, error) {
+// LearnZstd is [Learn] of a frame, whose window is at most s.Dict, or larger than its content.
+func LearnZstd(w io.Writer, packed io.Reader, s Stream, moves []Move) (*History, error) {
+	size := s.Size
 	if size < 0 || size > maxSize {
 		return nil, errZstd
 	}
 	d, err := newZstdDecoder(packed, size)
 	if err != nil {
 		return nil, err
+	}
+	if min(d.frame.window, size) > int64(s.Dict) {
+		return nil, errZstd
 	}
 	d.buf, d.fixed = make([]byte, 0, zstdWindow(d.frame.window, size)), true
 	h := newHistory(size, moves)
@@ -76,8 +80,9 @@ func zstdWindow(keep, size int64) int {
 
 const zstdRoom = 2 << 20
 
-// DescribeZstd is [Describe] of a frame that holds at most limit bytes.
-func DescribeZstd(packed []byte, limit int64, old *History) (*Described, error) {
+// DescribeZstd is [Describe] of a frame that holds at most limit bytes. If it can be, the recipe is such that
+// MemoryZstd, with what is old, does not say more than memory.
+func DescribeZstd(packed []byte, limit, memory int64, old *History, from Stream) (*Described, error) {
 	in := bytes.NewReader(packed)
 	d, err := newZstdDecoder(in, min(limit, maxSize))
 	if err != nil {
@@ -99,6 +104,9 @@ func DescribeZstd(packed []byte, limit int64, old *History) (*Described, error) 
 	}
 	size := int64(len(content))
 	headBits := headBitsFor(size)
+	for headBits > minHeadBits && zstdMemory(d.frame.window, size, headBits, len(blocks), from, old.moved()) > memory {
+		headBits--
+	}
 	flags := byte(0)
 	if old.moved() {
 		flags |= flagMoves
@@ -230,8 +238,7 @@ func newZstdWalk(c *coder, w *window, content io.Reader, g *guide, keep, size in
 	*w = window{buf: w.buf[:n], keep: int(min(keep, size+1))}
 	clear(w.buf)
 	k := &walk{w: w, g: g, content: content, end: size}
-	g.reset(c, w, old, size, headBits)
-	g.zstd, g.longest = true, zstdLongest
+	g.reset(c, w, old, size, headBits, true)
 	g.reps = [4]uint32{0, 3, 7, 1<<32 - 1}
 	return k
 }
@@ -350,18 +357,29 @@ func (k *walk) rebuildZstd(blocks []zstdBlock, r *chunkCoder) error {
 	return nil
 }
 
-// MemoryZstd is [Memory] for [Workspace.RebuildZstd], and LearnZstd of a frame with oldSize bytes before it; 0 is none.
-func MemoryZstd(recipe []byte, oldSize int64) (int64, error) {
+// MemoryZstd is [Memory] for [Workspace.RebuildZstd], and LearnZstd of old before it; old.Size 0 is none.
+func MemoryZstd(recipe []byte, old Stream) (int64, error) {
 	p, err := parseZstd(recipe)
 	if err != nil {
 		return 0, err
 	}
-	w := zstdWindow(p.frame.window, p.size)
-	need := int64(w) + headMemory(p.headBits, p.size) + int64(guideProbs)*2
-	need += (rebuildAhead+6)*zstdMaxSize + int64(len(p.blocks))*64 + 256<<10
-	if oldSize > 0 {
-		// The old window is as large as the new one, or as all that is old.
-		need += int64(max(0, zstdWindow(p.frame.window, oldSize)-w)) + historyMemory(oldSize, p.moves)
+	return zstdMemory(p.frame.window, p.size, p.headBits, len(p.blocks), old, p.moves), nil
+}
+
+func zstdMemory(window, size int64, headBits, blocks int, old Stream, moves bool) int64 {
+	w := zstdWindow(window, size)
+	need := int64(w) + headMemory(headBits, size) + int64(guideProbs)*2
+	need += (rebuildAhead+6)*zstdMaxSize + int64(blocks)*64 + 256<<10
+	if old.Size > 0 {
+		// One window is used for both.
+		need += int64(max(0, zstdWindow(int64(old.Dict), old.Size)-w)) + historyMemory(old.Size, moves)
 	}
-	return need, nil
+	return need
+}
+
+// ZstdStream returns what [LearnZstd] must know of the frame at the start of head, whose content has size bytes. 14 bytes
+// are enough.
+func ZstdStream(head []byte, size int64) (Stream, error) {
+	f, err := readFrame(bytes.NewReader(head))
+	return Stream{Dict: int(min(f.window, size)), Size: size}, err
 }
