@@ -14,6 +14,7 @@ import (
 
 // kernel makes a compressed kernel.
 func (a *applier) kernel(ctx context.Context, v *view, j *job, out *checked) error {
+	a.forgetBuffers()
 	log := newActionLog(a.stage.root)
 	defer log.m.Close()
 	if err := a.consume(ctx, j, log.put); err != nil {

@@ -172,6 +172,13 @@ func (a *applier) giveRestorer(r *redeflate.Restorer, j *job) {
 	a.mu.Unlock()
 }
 
+// forgetBuffers lets go of what is kept for modules: a kernel takes all the memory that there is.
+func (a *applier) forgetBuffers() {
+	a.mu.Lock()
+	a.buffers, a.restorers = nil, nil
+	a.mu.Unlock()
+}
+
 // sortedMoves says in the order of the new object which source bytes were used. The parts of
 // an object, and so the moves, do not follow one another in the file.
 func (b *objectBuilder) sortedMoves() []redeflate.Move {

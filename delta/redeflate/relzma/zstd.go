@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"math/bits"
+	"runtime"
 )
 
 func len32(v uint32) int { return bits.Len32(v) }
@@ -43,7 +44,7 @@ func LearnZstd(w io.Writer, packed io.Reader, s Stream, moves []Move) (*History,
 	if min(d.frame.window, size) > int64(s.Dict) {
 		return nil, errZstd
 	}
-	d.buf, d.fixed = make([]byte, 0, zstdWindow(d.frame.window, size)), true
+	d.buf, d.fixed = make([]byte, 0, zstdWindow(d.frame.window, size+size/zstdGrowth)), true
 	h := newHistory(size, moves)
 	indexed := int64(0)
 	for {
@@ -78,7 +79,10 @@ func zstdWindow(keep, size int64) int {
 	return int(min(keep+zstdRoom, size)) + zstdMaxSize + windowPad
 }
 
-const zstdRoom = 2 << 20
+const (
+	zstdRoom   = 2 << 20
+	zstdGrowth = 32 // an old frame's window can be used again where the new one is larger by less than this part
+)
 
 // DescribeZstd is [Describe] of a frame that holds at most limit bytes. If it can be, the recipe is such that
 // MemoryZstd, with what is old, does not say more than memory.
@@ -233,6 +237,9 @@ func (g *guide) zstdRepeat(t Token) {
 func newZstdWalk(c *coder, w *window, content io.Reader, g *guide, keep, size int64, old *history, headBits int) *walk {
 	n := zstdWindow(keep, size)
 	if cap(w.buf) < n {
+		if w.buf = nil; n > 16<<20 {
+			runtime.GC() // what was there goes first, or both are
+		}
 		w.buf = make([]byte, n)
 	}
 	*w = window{buf: w.buf[:n], keep: int(min(keep, size+1))}
@@ -372,7 +379,7 @@ func zstdMemory(window, size int64, headBits, blocks int, old Stream, moves bool
 	need += (rebuildAhead+6)*zstdMaxSize + int64(blocks)*64 + 256<<10
 	if old.Size > 0 {
 		// One window is used for both.
-		need += int64(max(0, zstdWindow(int64(old.Dict), old.Size)-w)) + historyMemory(old.Size, moves)
+		need += int64(max(0, zstdWindow(int64(old.Dict), old.Size+old.Size/zstdGrowth)-w)) + historyMemory(old.Size, moves)
 	}
 	return need
 }
