@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"sort"
+
+	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -40,6 +42,8 @@ type view struct {
 	size        int64
 	path        string
 	open        func() (*os.File, int64, error)
+	dir         *os.File     // of an expanded source that is expanded when it is first needed: for temporary files
+	inside      *memoryFirst // what that gave
 	win         []byte
 	at          int64 // where the window starts
 }
@@ -49,6 +53,9 @@ const viewWindow = 256 << 10
 // handle returns the file, nil for a view without one.
 func (v *view) handle() (*os.File, error) {
 	if v.ReaderAt == nil {
+		if v.dir != nil {
+			return nil, nil
+		}
 		f, size, err := v.open()
 		if err != nil {
 			return nil, err
@@ -63,10 +70,39 @@ func (v *view) handle() (*os.File, error) {
 	return f, nil
 }
 
+// ready opens what there is to be read.
+func (v *view) ready() error {
+	if v.dir == nil || v.ReaderAt != nil {
+		_, err := v.handle()
+		return err
+	}
+	f, size, err := v.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	m := &memoryFirst{dir: v.dir}
+	if err := redeflate.Expand(m, f, size); err != nil || m.size != v.size {
+		m.Close()
+		e := &SourceError{Path: v.path, Want: fmt.Sprintf("compressed data of %d bytes", v.size), Have: fmt.Sprintf("%d bytes", m.size)}
+		if err != nil {
+			e.Have = err.Error()
+		}
+		return e
+	}
+	v.ReaderAt, v.inside = m, m
+	return nil
+}
+
 // Close gives back the file and the window; what opens lazily can be used again.
 func (v *view) Close() error {
 	v.win, v.at = nil, 0
 	if v.open == nil {
+		return nil
+	}
+	if v.inside != nil {
+		v.inside.Close()
+		v.ReaderAt, v.inside = nil, nil
 		return nil
 	}
 	f, ok := v.ReaderAt.(*os.File)
@@ -82,7 +118,7 @@ func (v *view) bytes(pos int64, n int) ([]byte, error) {
 	if pos >= v.at && pos+int64(n) <= v.at+int64(len(v.win)) {
 		return v.win[pos-v.at:][:n], nil
 	}
-	if _, err := v.handle(); err != nil {
+	if err := v.ready(); err != nil {
 		return nil, err
 	}
 	if v.win == nil {
@@ -226,7 +262,7 @@ func (a *assembler) locate(pos int64) int {
 		return i
 	}
 	i := sort.Search(len(a.starts), func(i int) bool { return a.starts[i] > pos }) - 1
-	if len(a.views) > manyViews && a.last != 0 {
+	if (len(a.views) > manyViews || a.views[a.last].dir != nil) && a.last != 0 {
 		a.views[a.last].Close()
 	}
 	a.last = i

@@ -161,7 +161,7 @@ func isModule(path string) bool {
 func module(inv *inventory, i int) ([]byte, error) {
 	b, err := inv.content(i)
 	if err == nil && !strings.HasSuffix(inv.entries[i].path, ".ko") {
-		b, _ = moduleInside(b)
+		b, _, _ = moduleInside(b)
 	}
 	return b, err
 }

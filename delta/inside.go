@@ -4,7 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"errors"
+	"strings"
+	"sync"
 
+	"golang.org/x/sync/errgroup"
+
+	"github.com/btrovl/btrovl/delta/bundle"
 	"github.com/btrovl/btrovl/delta/redeflate"
 	"github.com/btrovl/btrovl/subvolumes/tree"
 )
@@ -17,6 +23,7 @@ const maxExpanded = 32 << 20
 type insideOf struct {
 	candidate
 	plain []byte
+	large bool // too much is inside: only the recipe may refer to it
 }
 
 // unpackAfter takes a file apart. The old file that its recipe may refer to is the one whose
@@ -33,9 +40,13 @@ func (m *maker) unpackAfter(data []byte, cands []candidate) (*redeflate.Unpacked
 	o := redeflate.Options{Memory: restoreLimit(m.o.Memory)}
 	for _, c := range cands {
 		w := sinkAppender{&memorySink{limit: limit}}
-		if int64(len(c.data)) <= limit && redeflate.Expand(w, bytes.NewReader(c.data), int64(len(c.data))) == nil {
-			old, o.Old = &insideOf{c, w.b}, c.data
+		err := redeflate.Expand(w, bytes.NewReader(c.data), int64(len(c.data)))
+		if err == nil {
+			old, o.Old = &insideOf{candidate: c, plain: w.b}, c.data
 			break
+		}
+		if damage := (*bundle.DamageError)(nil); old == nil && errors.As(err, &damage) { // the limit
+			old, o.Old = &insideOf{candidate: c, large: true}, c.data
 		}
 	}
 	u, err := redeflate.Unpack(data, o)
@@ -44,6 +55,9 @@ func (m *maker) unpackAfter(data []byte, cands []candidate) (*redeflate.Unpacked
 	}
 	if need, err := redeflate.Memory(u.Recipe, 2); err != nil || need > restoreLimit(m.o.Memory) {
 		return nil, nil
+	}
+	if old != nil && old.large && !redeflate.NeedsOld(u.Recipe) {
+		old = nil
 	}
 	return u, old
 }
@@ -55,7 +69,7 @@ func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked,
 	var old []byte
 	if from != nil {
 		old = from.plain
-		sources = append(sources, source{index: from.index, expanded: true})
+		sources = append(sources, source{index: from.index, expanded: !from.large})
 		f.info.Source, f.info.Why = m.olds.entries[from.index].path, from.why
 	}
 	// What is a member of an archive and a file of the system is copied; the rest is one text.
@@ -66,16 +80,19 @@ func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked,
 	var pieces []piece
 	var rest []byte
 	total, members := int64(len(old)), 0
+	if from != nil && from.large {
+		total = int64(len(from.data))
+	}
 	at := make(map[source]int64) // position of a source in the address space
 	for _, s := range u.Segments {
 		p := u.Plain[s.Offset : s.Offset+s.Length]
-		if src, ok := m.member(s, p); ok && len(sources) < maxSources {
+		if src, ok := m.member(s, p); ok && len(sources) < maxSources && (!src.expanded || len(sources) > 0) {
 			pos, seen := at[src]
 			if !seen {
 				pos = total
 				at[src] = pos
 				sources = append(sources, src)
-				total += s.Length
+				total += max(s.Length, src.size)
 			}
 			pieces = append(pieces, piece{true, pos, s.Length})
 			members++
@@ -123,6 +140,59 @@ func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked,
 	return nil
 }
 
+// An insideFile is a new file with an object inside.
+type insideFile struct {
+	index    int
+	expanded int64 // what the file expands to begins with the object, and is so long
+}
+
+// findInside looks into packed modules for members of archives that are no files of the system: what puts an initrd
+// together unpacks modules first.
+func (m *maker) findInside(held map[tree.Sum]bool) {
+	if len(held) == 0 || m.o.without(stepMembers) {
+		return
+	}
+	files := make(map[tree.Sum]bool, len(m.news.sums))
+	for _, s := range m.news.sums {
+		files[s] = true
+	}
+	missing := false
+	for s := range held {
+		missing = missing || !files[s]
+	}
+	if !missing {
+		return
+	}
+	m.insides, m.insideHeld = make(map[tree.Sum]insideFile), make(map[int]bool)
+	var mu sync.Mutex
+	var g errgroup.Group
+	g.SetLimit(m.o.Jobs)
+	for i := range m.news.entries {
+		if e := &m.news.entries[i]; !e.isRegular() || e.link >= 0 || !isModule(e.path) || strings.HasSuffix(e.path, ".ko") {
+			continue
+		}
+		g.Go(func() error {
+			data, err := m.news.content(i)
+			if err != nil {
+				return nil // reading it will fail again, and be reported
+			}
+			object, expanded, ok := moduleInside(data)
+			if !ok {
+				return nil
+			}
+			sum := tree.Sum(sha256.Sum256(object))
+			mu.Lock()
+			defer mu.Unlock()
+			if have, ok := m.insides[sum]; held[sum] && (!ok || i < have.index) {
+				m.insides[sum] = insideFile{i, expanded}
+				m.insideHeld[i] = true
+			}
+			return nil
+		})
+	}
+	g.Wait()
+}
+
 // cut returns what remains of an action behind its first n bytes.
 func (a action) cut(n int64) action {
 	a.length -= n
@@ -146,6 +216,14 @@ func (m *maker) member(s redeflate.Segment, p []byte) (source, bool) {
 	}
 	if k, ok := m.newBySum[sum]; ok && m.early[k] {
 		return source{index: k, new: true}, true
+	}
+	if in, ok := m.insides[sum]; ok {
+		if k, ok := m.match.same(m.news.sums[in.index], m.news.entries[in.index].path); ok {
+			return source{index: k, expanded: true, size: in.expanded}, true
+		}
+		if m.early[in.index] {
+			return source{index: in.index, new: true, expanded: true, size: in.expanded}, true
+		}
 	}
 	return source{}, false
 }

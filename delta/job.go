@@ -113,8 +113,8 @@ func (a *applier) consume(ctx context.Context, j *job, do func(action) error) er
 // restore compresses what the actions make.
 func (a *applier) restore(ctx context.Context, views []*view, j *job, out *checked) error {
 	r := &redeflate.Restorer{Workers: 2}
-	if s := j.rec.sources; len(s) > 0 && s[0].expanded && !s[0].new {
-		// The view is of what is inside.
+	if s := j.rec.sources; len(s) > 0 && !s[0].new {
+		// The view may be of what is inside.
 		f, _, err := openRegular(a.base, views[0].path)
 		if err != nil {
 			return err
@@ -219,7 +219,7 @@ func (a *applier) views(ctx context.Context, rec *record) (views []*view, closeA
 			c.Close()
 		}
 	}
-	for _, src := range rec.sources {
+	for i, src := range rec.sources {
 		v := &view{}
 		if src.new {
 			v.path, v.size = a.news.entries[src.index].path, a.sizes[src.index]
@@ -235,7 +235,11 @@ func (a *applier) views(ctx context.Context, rec *record) (views []*view, closeA
 			v.open = func() (*os.File, int64, error) { return openRegular(a.base, e.path) }
 		}
 		closers = append(closers, v)
-		if src.expanded && !rec.inPieces() {
+		switch {
+		case !src.expanded || rec.inPieces():
+		case i > 0:
+			v.size, v.dir = src.size, a.stage.root
+		default:
 			if err := a.expand(v, &closers); err != nil {
 				return nil, closeAll, err
 			}

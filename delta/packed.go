@@ -21,19 +21,19 @@ import (
 // All of it is held in memory: some 20 MB for a module of 1 MB, most of that the window and the tables
 // of package relzma.
 
-// moduleInside returns what is inside of a compressed module.
-func moduleInside(file []byte) (object []byte, ok bool) {
+// moduleInside returns what is inside of a compressed module, and how long what it expands to is, which begins with that.
+func moduleInside(file []byte) (object []byte, expanded int64, ok bool) {
 	if !redeflate.Recognize(file[:min(len(file), 1024)]) || redeflate.IsKernel(file) {
-		return nil, false
+		return nil, 0, false
 	}
 	w := &memorySink{limit: maxObject}
 	parts, err := redeflate.Contents(sinkAppender{w}, bytes.NewReader(file), int64(len(file)))
 	if err != nil {
-		return nil, false
+		return nil, 0, false
 	}
 	object = w.b[:contentOf(parts)]
 	_, ok = objectHead(object)
-	return object, ok
+	return object, int64(len(w.b)), ok
 }
 
 // contentOf returns how much of what a file expands to is, from its start on, the content of its streams.
@@ -52,12 +52,12 @@ func (m *maker) packed(ctx context.Context, data []byte, cands []candidate, f *m
 	if f.info.Method != "" || m.o.without(stepModules) || m.o.without(stepUnpack) || len(cands) == 0 {
 		return nil
 	}
-	new, ok := moduleInside(data)
+	new, _, ok := moduleInside(data)
 	if !ok {
 		return nil
 	}
 	for _, c := range cands {
-		old, ok := moduleInside(c.data)
+		old, _, ok := moduleInside(c.data)
 		if !ok {
 			continue
 		}

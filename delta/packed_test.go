@@ -263,3 +263,70 @@ func TestContentOf(t *testing.T) {
 		}
 	}
 }
+
+// newc packs files as an initrd does.
+func newc(f map[string][]byte, names ...string) []byte {
+	var b bytes.Buffer
+	for _, name := range append(names, "TRAILER!!!") {
+		mode := 0o100644
+		if name == "TRAILER!!!" {
+			mode = 0
+		}
+		fmt.Fprintf(&b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", b.Len(), mode, 0, 0, 1, 0, len(f[name]), 0, 0, 0, 0, len(name)+1, 0)
+		b.WriteString(name + "\x00")
+		b.Write(make([]byte, -b.Len()&3))
+		b.Write(f[name])
+		b.Write(make([]byte, -b.Len()&3))
+	}
+	return b.Bytes()
+}
+
+// TestInitrdOfPacked: an initrd packed by zstd whose members are files of the system, and the insides of its packed
+// modules, costs next to nothing, whether its old inside can be had or is too large.
+func TestInitrdOfPacked(t *testing.T) {
+	for name, big := range map[string]int{"small": 1 << 20, "large": maxExpanded} {
+		t.Run(name, func(t *testing.T) {
+			version := func(grow int) files {
+				inside := map[string][]byte{"bin/big": append(seeded(7, 1200<<10), make([]byte, big)...), "conf": []byte("the same\n")}
+				f := files{"bin/big": inside["bin/big"]}
+				names := []string{"bin/big", "conf"}
+				for i := range 5 {
+					module, g := fmt.Sprintf("lib/%d.ko", i), grow
+					if i == 0 {
+						g = 0 // one that stays
+					}
+					inside[module] = object(int64(i), g)
+					f[module+".xz"] = kbuildXz(t, inside[module])
+					names = append(names, module)
+				}
+				f["boot/initrd.img"] = append(newc(map[string][]byte{"early": seeded(1, 300)}, "early"), packedBy(t, newc(inside, names...), "zstd", "-q", "-c", "-9")...)
+				return f
+			}
+			from, to := version(0), version(24)
+			base := from.tree(t)
+			b, r := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: to.tree(t)}})
+			if m := methodOf(t, r, "boot/initrd.img"); m != "recompress" {
+				t.Errorf("method %s", m)
+			}
+			if len(b) > 20000 {
+				t.Errorf("%d bytes", len(b))
+			}
+			t.Logf("%d bytes", len(b))
+			got, _, err := exported(t, b, 0, base)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name := range to {
+				if !bytes.Equal(got[name], to[name]) && !bytes.Equal(from[name], to[name]) {
+					t.Errorf("%s came out differently", name)
+				}
+			}
+			// A module that rotted is named.
+			rot(t, base, "lib/0.ko.xz", 200)
+			var source *SourceError
+			if _, _, err := exported(t, b, 0, base); !errors.As(err, &source) {
+				t.Errorf("a rotten module: %v", err)
+			}
+		})
+	}
+}

@@ -16,6 +16,7 @@ import (
 //	uvarint  size of the content
 //	per source:
 //	  uvarint  zigzag(index - guess)<<2 | view<<1 | new
+//	  where a source that is not the first one is expanded: uvarint  size of what it expands to
 //	restore only:
 //	  uvarint  size of plain, uvarint size of the recipe (its bytes: recipe stream)
 //	object only:
@@ -72,14 +73,17 @@ var methodNames = [numMethods]string{"copy", "patch", "recompress", "object", "p
 // A source is a regular file that operations take bytes from.
 type source struct {
 	index    int
-	new      bool // in the new tree: complete when this record is reached
-	expanded bool // what is inside of its compressed parts (redeflate.Expand)
+	new      bool  // in the new tree: complete when this record is reached
+	expanded bool  // what is inside of its compressed parts (redeflate.Expand)
+	size     int64 // of that, of all but the first source
 }
 
 const (
 	maxSources = 1 << 16
-	maxSize    = 1 << 50
-	maxRecipe  = 64 << 20
+	// maxExpandedSize bounds what a source expands to; that of all together is a number, then.
+	maxExpandedSize = 1 << 40
+	maxSize         = 1 << 50
+	maxRecipe       = 64 << 20
 )
 
 // cursor holds what records and operations are coded relative to.
@@ -100,25 +104,11 @@ func (w *streamWriter) record(c *cursor, r *record) {
 	}
 	w.uint(streamControl, head)
 	w.uint(streamControl, uint64(r.size))
-	for _, s := range r.sources {
-		if w.named != nil && !s.new {
-			w.named.write(w, s)
-			continue
+	for i, s := range r.sources {
+		w.source(c, r, s)
+		if i > 0 && s.expanded {
+			w.uint(streamControl, uint64(s.size))
 		}
-		guess := c.old
-		if s.new {
-			guess = r.index
-		} else {
-			c.old = s.index + 1
-		}
-		v := zigzag(s.index-guess) << 2
-		if s.expanded {
-			v |= 2
-		}
-		if s.new {
-			v |= 1
-		}
-		w.uint(streamControl, v)
 	}
 	if r.recompressed() {
 		w.uint(streamControl, uint64(r.plain))
@@ -138,6 +128,27 @@ func (w *streamWriter) record(c *cursor, r *record) {
 		w.moves(r)
 	}
 	w.bytes(streamRaw, binary.LittleEndian.AppendUint32(nil, r.crc))
+}
+
+func (w *streamWriter) source(c *cursor, r *record, s source) {
+	if w.named != nil && !s.new {
+		w.named.write(w, s)
+		return
+	}
+	guess := c.old
+	if s.new {
+		guess = r.index
+	} else {
+		c.old = s.index + 1
+	}
+	v := zigzag(s.index-guess) << 2
+	if s.expanded {
+		v |= 2
+	}
+	if s.new {
+		v |= 1
+	}
+	w.uint(streamControl, v)
 }
 
 func (w *streamWriter) moves(r *record) {
@@ -175,8 +186,13 @@ func (r *sectionReader) record(c *cursor, news, olds int) (*record, error) {
 		return nil, err
 	}
 	rec.size = int64(size)
-	for range n {
+	for i := range n {
 		s, err := r.source(c, &rec, news, olds)
+		if err == nil && i > 0 && s.expanded {
+			var size uint64
+			size, err = r.uint(streamControl, maxExpandedSize)
+			s.size = int64(size)
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -33,12 +33,15 @@ type maker struct {
 	match    *matcher
 	newBySum map[tree.Sum]int // first new file with that content that has a record
 	early    map[int]bool     // new files with a record that are made before all archives
-	w        *streamWriter
-	c        cursor
-	report   *Report
-	hints    *hints
-	needs    bundle.Needs
-	estimate chan *zstd.Encoder // one for each worker
+
+	insides    map[tree.Sum]insideFile // objects inside of new files that archives hold
+	insideHeld map[int]bool            // the new files
+	w          *streamWriter
+	c          cursor
+	report     *Report
+	hints      *hints
+	needs      bundle.Needs
+	estimate   chan *zstd.Encoder // one for each worker
 
 	oldListing int64 // bytes of the old listing, encoded
 }
@@ -331,10 +334,11 @@ func (m *maker) order() []int {
 	}
 	// What archives hold comes first, so that a device can compress them while it makes the rest.
 	held := m.heldBy(last)
+	m.findInside(held)
 	var inside, others []int
 	m.early = make(map[int]bool)
 	for _, i := range first {
-		if held[m.news.sums[i]] {
+		if held[m.news.sums[i]] || m.insideHeld[i] {
 			inside = append(inside, i)
 			m.early[i] = true
 		} else {
@@ -358,15 +362,10 @@ func (m *maker) heldBy(archives []int) map[tree.Sum]bool {
 		if err != nil {
 			continue // reading it will fail again, and be reported
 		}
-		u := m.unpack(data)
-		if u == nil {
+		if m.o.without(stepUnpack) {
 			continue
 		}
-		for _, s := range u.Segments {
-			if s.Kind == redeflate.Member && s.Length > 0 {
-				held[tree.Sum(sha256.Sum256(u.Plain[s.Offset:s.Offset+s.Length]))] = true
-			}
-		}
+		redeflate.Members(data, func(_ string, p []byte) { held[tree.Sum(sha256.Sum256(p))] = true })
 	}
 	return held
 }
@@ -376,7 +375,7 @@ func (m *maker) archive(i int) bool { return archiveIn(m.news, i) }
 // archiveIn guesses from its first bytes whether a file is large and holds others.
 func archiveIn(inv *inventory, i int) bool {
 	e := &inv.entries[i]
-	if e.size < 1<<20 {
+	if e.size < 1<<20 || isModule(e.path) {
 		return false
 	}
 	f, _, err := openRegular(inv.root, e.path)
@@ -388,7 +387,7 @@ func archiveIn(inv *inventory, i int) bool {
 	if _, err := f.ReadAt(head[:], 0); err != nil {
 		return false
 	}
-	for _, magic := range []string{"\x1f\x8b", "070701", "070702", "PK\x03\x04"} {
+	for _, magic := range []string{"\x1f\x8b", "070701", "070702", "PK\x03\x04", "\x28\xb5\x2f\xfd", "\xfd7zXZ"} {
 		if bytes.HasPrefix(head[:], []byte(magic)) {
 			return true
 		}

@@ -5,6 +5,7 @@
 #   P1  a Debian 12 system with kernel and initrd: as released, and upgraded in place
 #   P4  the same set of packages in Debian 12 and in Debian 13
 #   P5  the kernel package of Debian 13 (modules packed by xz, the kernel by zstd), and with security updates
+#   P6  as P1, with Debian 13: an initrd packed by zstd, with modules that the system has packed by xz
 #
 # The trees are made from Debian's mirror (apt's own sources) into read-only subvolumes of a loop
 # image below WORK (default build/bench), and kept there. PAIRDIR=DIR uses trees DIR/PAIR/{old,new}
@@ -67,6 +68,15 @@ kernel() { # CODENAME main|security DIR: the newest kernel package, unpacked
   apt-get -q "${a[@]}" update >>"$WORK/make.log" 2>&1
   local name; name=$(apt-cache "${a[@]}" show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ]*\).*/\1/p')
   ( cd "$s" && rm -f ./*.deb && apt-get -q "${a[@]}" download "$name" >>"$WORK/make.log" 2>&1 && dpkg-deb -x "$name"_*.deb "$3" ); }
+upgraded() { # SUITE DIR PACKAGE…: a system with kernel, as released and upgraded in place
+  local s=$1 p=$2 olds; shift 2
+  system "$s" "$p/old" linux-image-amd64 initramfs-tools "$@"; clean "$p/old"; seal "$p/old"
+  btrfs -q subvolume snapshot "$p/old" "$p/new" >/dev/null
+  { echo "deb $(mirror main) $s main"; echo "deb $(mirror main) $s-updates main"; echo "deb $(mirror security) $s-security main"; } >"$p/new/etc/apt/sources.list"
+  inside "$p/new" "${APT[@]}" update; inside "$p/new" "${APT[@]}" --no-install-recommends dist-upgrade
+  olds=$(chroot "$p/new" dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' 'linux-image-6*' | awk '$2=="ii"{print $1}' | sort -V | head -n -1)
+  [ -z "$olds" ] || inside "$p/new" "${APT[@]}" purge $olds
+  clean "$p/new"; seal "$p/new"; }
 trees() { # PAIR
   local p=$MNT/$1; [ -e "$p/done" ] && return
   echo "making the trees of $1 (log: $WORK/make.log)" >&2
@@ -76,14 +86,9 @@ trees() { # PAIR
     P3) kernel bookworm main "$p/old"; kernel bookworm security "$p/tree"; beside P3 ;;
     P5) kernel trixie main "$p/old"; kernel trixie security "$p/tree"; beside P5 ;;
     P4) system bookworm "$p/old"; mkdir "$p/tree"; system trixie "$p/tree"; clean "$p/old"; clean "$p/tree"; beside P4 ;;
-    P1) system bookworm "$p/old" linux-image-amd64 initramfs-tools; clean "$p/old"; seal "$p/old"
-      btrfs -q subvolume snapshot "$p/old" "$p/new" >/dev/null
-      { echo "deb $(mirror main) bookworm main"; echo "deb $(mirror main) bookworm-updates main"; echo "deb $(mirror security) bookworm-security main"; } >"$p/new/etc/apt/sources.list"
-      inside "$p/new" "${APT[@]}" update; inside "$p/new" "${APT[@]}" --no-install-recommends dist-upgrade
-      local olds; olds=$(chroot "$p/new" dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' 'linux-image-6*' | awk '$2=="ii"{print $1}' | sort -V | head -n -1)
-      [ -z "$olds" ] || inside "$p/new" "${APT[@]}" purge $olds
-      clean "$p/new"; seal "$p/new" ;;
-    *) echo "no pair $1 (P1, P3, P4, P5)" >&2; exit 2 ;;
+    P1) upgraded bookworm "$p" ;;
+    P6) upgraded trixie "$p" zstd ;;
+    *) echo "no pair $1 (P1, P3, P4, P5, P6)" >&2; exit 2 ;;
   esac
   : >"$p/done"; sync; }
 

@@ -65,6 +65,12 @@ func (r *Restorer) SetMoves(moves []Move) {
 	}
 }
 
+// NeedsOld reports whether a recipe refers to an old file.
+func NeedsOld(recipe []byte) bool {
+	old, err := oldOf(recipe)
+	return err == nil && old != nil
+}
+
 // oldOf returns the stream of the old file to which a recipe refers first; nil if to none.
 func oldOf(recipe []byte) (*oldStream, error) {
 	in := recipeReader{b: recipe}
