@@ -19,7 +19,7 @@ import (
 //	                                              encoder decided
 //
 // All of it is held in memory: some 20 MB for a module of 1 MB, most of that the window and the tables
-// of package relzma.
+// of package relz.
 
 // moduleInside returns what is inside of a compressed module, and how long what it expands to is, which begins with that.
 func moduleInside(file []byte) (object []byte, expanded int64, ok bool) {

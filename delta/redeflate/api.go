@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 // ErrUnsupported says that nothing in a file can be taken apart, or that it
@@ -56,7 +56,7 @@ type Unpacked struct {
 
 // A Move says that Length bytes at Old in the old content are, or nearly are, those at New
 // in the new one. Content is what the first LZMA2 stream of a file holds.
-type Move = relzma.Move
+type Move = relz.Move
 
 // Options bounds the work of Unpack.
 type Options struct {

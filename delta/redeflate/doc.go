@@ -22,14 +22,14 @@
 // the header of the file. All 2,125 .gz files of a Debian 12 system with 722 MB
 // are such files, and its initrd is one.
 //
-// LZMA2 streams, of xz files and of Linux kernels, are too much work to encode
-// again. There, the device is told what the encoder decided, and guesses
+// LZMA2 streams, of xz files and of Linux kernels, and Zstandard frames are too much work to
+// encode again. There, the device is told what the encoder decided, and guesses
 // most of that from what it decided for the old file (Options.Old), the better
 // if it knows where the old content is in the new one (Options.Moves): see
-// package relzma.
+// package relz.
 //
-// Kernels are taken apart where their payload is packed by gzip or xz: bzImage of x86, and
-// zboot images of UEFI (arm64, RISC-V, LoongArch). Payloads of zstd, lz4, lzo and bzip2, and
+// Kernels are taken apart where their payload is packed by gzip, xz or zstd: bzImage of x86, and
+// zboot images of UEFI (arm64, RISC-V, LoongArch). Payloads of lz4, lzo and bzip2, and
 // the zImage of 32-bit ARM, whose payload no header tells of, are not.
 //
 // # Plain
@@ -57,7 +57,6 @@
 // # What cannot be undone
 //
 // Streams whose tokens are far from what a model chooses (zopfli, 7-Zip) would
-// need a recipe that does not pay, and zstd's frames hold entropy tables and
-// sequences of which nothing is repeated here. Such files give ErrUnsupported and
-// are shipped as they are.
+// need a recipe that does not pay, and so would xz files and Zstandard frames without an
+// old one. Such files give ErrUnsupported and are shipped as they are.
 package redeflate

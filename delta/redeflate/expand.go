@@ -9,7 +9,7 @@ import (
 	"hash/crc32"
 	"io"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 var errExpand = errors.New("a compressed part is damaged")
@@ -146,14 +146,14 @@ func (e *expander) gzip(at int64) (int64, error) {
 // index and footer.
 func (e *expander) xz(at int64) (int64, error) {
 	end := at
-	var learner *relzma.Learner
+	var learner *relz.Learner
 	if l := e.learn; l != nil && l.old.op == opXz && l.old.at == at {
 		var err error
-		if learner, err = relzma.NewLearner(e.w, l.old.stream, l.moves); err != nil {
+		if learner, err = relz.NewLearner(e.w, l.old.stream, l.moves); err != nil {
 			return 0, err
 		}
 	}
-	err := xzParts(e.file, at, e.size, func(at int64, s relzma.Stream) (int64, error) {
+	err := xzParts(e.file, at, e.size, func(at int64, s relz.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(e.file, at, e.size-at)}
 		e.buf.Reset(in)
 		from := e.w.n
@@ -176,13 +176,13 @@ func (e *expander) xz(at int64) (int64, error) {
 }
 
 // lzma writes the content of the stream in e.buf, which is at an offset of the file.
-func (e *expander) lzma(at int64, s relzma.Stream) (err error) {
+func (e *expander) lzma(at int64, s relz.Stream) (err error) {
 	if l := e.learn; l != nil && l.old.op == opLzma && l.old.at == at {
 		s.Dict, s.Size = l.old.stream.Dict, l.old.stream.Size // the filter is the file's
-		l.old.history, err = relzma.Learn(e.w, e.buf, s, l.moves)
+		l.old.history, err = relz.Learn(e.w, e.buf, s, l.moves)
 		return err
 	}
-	return relzma.Expand(e.w, e.buf, s)
+	return relz.Expand(e.w, e.buf, s)
 }
 
 // cpio writes an archive that is not compressed and returns its length.

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 // A recipe is a byte for the version of its format and then operations, in the
@@ -19,7 +19,7 @@ import (
 //	   with fixes     +0x08                     then follow: length fixes, see fix.go
 //	lzma               0x03 length              plain, compressed: an LZMA2 stream
 //	   after an old one +0x08                    of the old file: offset dictionary size
-//	                                            length decisions, see package relzma
+//	                                            length decisions, see package relz
 //	xz                 0x04 length              a whole xz file
 //	   after an old one +0x08                    as of lzma
 //	                                            shape, two bytes: see xzfile.go
@@ -232,7 +232,7 @@ func (r *recipeReader) operation() (o operation, err error) {
 	o.length = int64(n) - 1
 	if lzma && o.op&opOld != 0 {
 		var v [3]uint64
-		dict := uint64(relzma.MaxDict)
+		dict := uint64(relz.MaxDict)
 		if kind == opZstd {
 			dict = maxXzPlain
 		}
@@ -241,7 +241,7 @@ func (r *recipeReader) operation() (o operation, err error) {
 				return o, err
 			}
 		}
-		o.old = &oldStream{op: kind, at: int64(v[0]), stream: relzma.Stream{Dict: int(v[1]), Size: int64(v[2])}}
+		o.old = &oldStream{op: kind, at: int64(v[0]), stream: relz.Stream{Dict: int(v[1]), Size: int64(v[2])}}
 	}
 	if kind == opXz {
 		for _, b := range []*byte{&o.shape.kind, &o.shape.header} {

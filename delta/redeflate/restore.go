@@ -8,7 +8,7 @@ import (
 	"io"
 	"slices"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 // Restorer is Restore with buffers that are used again; its zero value is
@@ -25,7 +25,7 @@ type Restorer struct {
 
 	learned *oldStream // of Old: by Learn for the next Restore, or during one
 	enc     encoder
-	space   relzma.Workspace
+	space   relz.Workspace
 	packed  limitedBuffer
 }
 
@@ -104,7 +104,7 @@ func (r *Restorer) Restore(w io.Writer, plain io.Reader, recipe []byte) error {
 			return err
 		}
 		if err := r.run(w, plain, o); err != nil {
-			if err == errBlock || err == relzma.ErrRecipe {
+			if err == errBlock || err == relz.ErrRecipe {
 				return in.fail("what it says does not fit the plain")
 			}
 			return err
@@ -141,7 +141,7 @@ func (r *Restorer) run(w io.Writer, plain io.Reader, o operation) error {
 // decided writes a stream that is made by decisions.
 func (r *Restorer) decided(w io.Writer, plain io.Reader, o operation) error {
 	if o.length == restOfAll {
-		return relzma.ErrRecipe
+		return relz.ErrRecipe
 	}
 	history, err := r.history(o)
 	if err != nil {
@@ -154,7 +154,7 @@ func (r *Restorer) decided(w io.Writer, plain io.Reader, o operation) error {
 }
 
 // history returns what is to be known of the old file for an operation, nil if that is nothing.
-func (r *Restorer) history(o operation) (*relzma.History, error) {
+func (r *Restorer) history(o operation) (*relz.History, error) {
 	if o.old == nil {
 		return nil, nil
 	}
@@ -235,21 +235,21 @@ func Memory(recipe []byte, workers int) (int64, error) {
 			return 0, err
 		}
 		if kind := o.op & opMask; decided(kind) {
-			var old relzma.Stream
+			var old relz.Stream
 			if o.old != nil {
 				old = o.old.stream
 			}
 			var n int64
 			if kind == opZstd {
-				n, err = relzma.MemoryZstd(o.fixes, old)
+				n, err = relz.MemoryZstd(o.fixes, old)
 			} else {
-				n, err = relzma.Memory(o.fixes, o.length, old)
+				n, err = relz.Memory(o.fixes, o.length, old)
 			}
 			if err != nil {
 				return 0, in.fail(err.Error())
 			}
 			if kind == opXz {
-				_, blocks, err := relzma.Describes(o.fixes)
+				_, blocks, err := relz.Describes(o.fixes)
 				if err != nil {
 					return 0, in.fail(err.Error())
 				}

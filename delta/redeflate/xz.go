@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 // The xz format (its description at tukaani.org/xz/xz-file-format.txt): a
@@ -24,7 +24,7 @@ func isXz(p []byte) bool {
 // An xzBlock is the header of a block.
 type xzBlock struct {
 	header int // its length
-	stream relzma.Stream
+	stream relz.Stream
 }
 
 // xzBlockHeader reads a header at the start of p. ok is false for the index,
@@ -66,12 +66,12 @@ func xzBlockHeader(p []byte) (b xzBlock, ok bool) {
 			b.stream.X86 = true
 		case id == xzFilterLZMA2 && i == int(flags&3) && n == 1 && properties[0] <= 40:
 			v := properties[0]
-			b.stream.Dict = int(min(int64(2|v&1)<<(v/2+11), relzma.MaxDict+1))
+			b.stream.Dict = int(min(int64(2|v&1)<<(v/2+11), relz.MaxDict+1))
 		default:
 			return b, false
 		}
 	}
-	return b, b.stream.Dict > 0 && b.stream.Dict <= relzma.MaxDict
+	return b, b.stream.Dict > 0 && b.stream.Dict <= relz.MaxDict
 }
 
 // maxXzPlain bounds what is inside of a block.
@@ -87,7 +87,7 @@ func xzCheck(header []byte) int64 {
 
 // xzParts walks through the blocks of the xz file at an offset of r. It gives
 // each block's stream to the caller, who returns its length.
-func xzParts(r io.ReaderAt, at, size int64, data func(at int64, s relzma.Stream) (used int64, err error)) error {
+func xzParts(r io.ReaderAt, at, size int64, data func(at int64, s relz.Stream) (used int64, err error)) error {
 	read := func(at int64, n int) []byte {
 		p := make([]byte, min(int64(n), max(size-at, 0)))
 		n, _ = r.ReadAt(p, at)
@@ -127,13 +127,13 @@ func (u *unpacker) xz(data []byte) int {
 	}
 	type part struct {
 		at int64
-		*relzma.Described
+		*relz.Described
 	}
 	var parts []part
 	room := u.o.MaxPlain - int64(len(u.plain))
-	err := xzParts(bytes.NewReader(data), 0, int64(len(data)), func(at int64, s relzma.Stream) (int64, error) {
+	err := xzParts(bytes.NewReader(data), 0, int64(len(data)), func(at int64, s relz.Stream) (int64, error) {
 		s.Size = min(s.Size, room)
-		d, err := relzma.Describe(data[at:], s, old.history)
+		d, err := relz.Describe(data[at:], s, old.history)
 		if err != nil || len(d.Recipe) > d.Used/fixShare {
 			return 0, ErrUnsupported
 		}
@@ -165,8 +165,8 @@ func (u *unpacker) xz(data []byte) int {
 type oldStream struct {
 	op      byte // that refers to it
 	at      int64
-	stream  relzma.Stream
-	history *relzma.History
+	stream  relz.Stream
+	history *relz.History
 }
 
 // oldXz finds the first LZMA2 stream of the old file.
@@ -180,17 +180,17 @@ func (u *unpacker) oldXz() *oldStream {
 	file := bytes.NewReader(u.o.Old)
 	at := payload(u.o.Old, int64(len(u.o.Old)))
 	var found *oldStream
-	xzParts(file, at, int64(len(u.o.Old)), func(at int64, s relzma.Stream) (int64, error) {
+	xzParts(file, at, int64(len(u.o.Old)), func(at int64, s relz.Stream) (int64, error) {
 		if found != nil { // one is enough
 			return 0, ErrUnsupported
 		}
 		in := &countingReader{r: io.NewSectionReader(file, at, int64(len(u.o.Old))-at)}
 		n := &plainWriter{w: io.Discard}
-		if err := relzma.Expand(n, in, s); err != nil {
+		if err := relz.Expand(n, in, s); err != nil {
 			return 0, ErrUnsupported
 		}
 		s.Size = n.n
-		h, err := relzma.Learn(nil, io.NewSectionReader(file, at, in.n), s, u.o.Moves)
+		h, err := relz.Learn(nil, io.NewSectionReader(file, at, in.n), s, u.o.Moves)
 		if err == nil {
 			found = &oldStream{op: opLzma, at: at, stream: s, history: h}
 		}

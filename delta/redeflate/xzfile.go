@@ -12,7 +12,7 @@ import (
 	"math/bits"
 	"slices"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 // Most xz files are such that everything that stands around their LZMA2 streams follows from the
@@ -23,7 +23,7 @@ import (
 //	the first byte of each block's header, its length
 type xzShape struct {
 	kind, header byte
-	stream       relzma.Stream
+	stream       relz.Stream
 }
 
 const (
@@ -142,14 +142,14 @@ func (u *unpacker) wholeXz(data []byte) bool {
 		return false
 	}
 	x := xzShape{kind: data[7]&shapeCheck | data[xzHeader+1]&(shapePacked|shapeContent), header: data[xzHeader]}
-	d := relzma.Describer{}
+	d := relz.Describer{}
 	in := bytes.NewReader(data)
 	var records []xzRecord
 	end := int64(0)
-	err := xzParts(in, 0, int64(len(data)), func(at int64, s relzma.Stream) (int64, error) {
+	err := xzParts(in, 0, int64(len(data)), func(at int64, s relz.Stream) (int64, error) {
 		s.Size = min(s.Size, u.o.MaxPlain)
 		if len(records) == 0 {
-			d.Stream, x.stream = s, relzma.Stream{Dict: s.Dict, X86: s.X86}
+			d.Stream, x.stream = s, relz.Stream{Dict: s.Dict, X86: s.X86}
 		}
 		if s.Dict != x.stream.Dict || s.X86 != x.stream.X86 || s.X86 && len(records) > 0 {
 			return 0, ErrUnsupported
@@ -197,10 +197,10 @@ func (u *unpacker) oldXzFile() *oldStream {
 	file := bytes.NewReader(u.o.Old)
 	o := &oldStream{op: opXz}
 	size := int64(len(u.o.Old))
-	err := xzParts(file, 0, size, func(at int64, s relzma.Stream) (int64, error) {
+	err := xzParts(file, 0, size, func(at int64, s relz.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(file, at, size-at)}
 		n := &plainWriter{w: io.Discard}
-		if err := relzma.Expand(n, in, s); err != nil {
+		if err := relz.Expand(n, in, s); err != nil {
 			return 0, err
 		}
 		o.stream.Dict = max(o.stream.Dict, s.Dict)
@@ -218,18 +218,18 @@ func (o *oldStream) learn(w io.Writer, file io.ReaderAt, moves []Move) error {
 	var err error
 	switch o.op {
 	case opZstd:
-		o.history, err = relzma.LearnZstd(w, bufio.NewReaderSize(io.NewSectionReader(file, o.at, 1<<40), 64<<10), o.stream, moves)
+		o.history, err = relz.LearnZstd(w, bufio.NewReaderSize(io.NewSectionReader(file, o.at, 1<<40), 64<<10), o.stream, moves)
 		return err
 	case opLzma:
-		o.history, err = relzma.Learn(w, bufio.NewReader(io.NewSectionReader(file, o.at, 1<<40)), o.stream, moves)
+		o.history, err = relz.Learn(w, bufio.NewReader(io.NewSectionReader(file, o.at, 1<<40)), o.stream, moves)
 		return err
 	}
-	l, err := relzma.NewLearner(w, o.stream, moves)
+	l, err := relz.NewLearner(w, o.stream, moves)
 	if err != nil {
 		return err
 	}
 	buf := bufio.NewReader(nil)
-	err = xzParts(file, o.at, 1<<40, func(at int64, s relzma.Stream) (int64, error) {
+	err = xzParts(file, o.at, 1<<40, func(at int64, s relz.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(file, at, 1<<40)}
 		buf.Reset(in)
 		if s.Dict > o.stream.Dict {
@@ -246,13 +246,13 @@ func (o *oldStream) learn(w io.Writer, file io.ReaderAt, moves []Move) error {
 
 // xz writes a whole file.
 func (r *Restorer) xz(w io.Writer, plain io.Reader, o operation) error {
-	s, blocks, err := relzma.Describes(o.fixes)
+	s, blocks, err := relz.Describes(o.fixes)
 	if err != nil || s.Size != o.length {
-		return relzma.ErrRecipe
+		return relz.ErrRecipe
 	}
 	h, ok := xzHash(o.shape.kind & shapeCheck)
 	if !ok || o.shape.kind&^shapeKnown != 0 {
-		return relzma.ErrRecipe
+		return relz.ErrRecipe
 	}
 	history, err := r.history(o)
 	if err != nil {
@@ -271,7 +271,7 @@ func (r *Restorer) xz(w io.Writer, plain io.Reader, o operation) error {
 		head := x.head(packed, size)
 		tail, record := x.tail(packed, size, <-sums.sums)
 		if head == nil {
-			return relzma.ErrRecipe
+			return relz.ErrRecipe
 		}
 		records = append(records, record)
 		for _, p := range [][]byte{head, r.packed.b, tail} {
@@ -338,7 +338,7 @@ func (l *limitedBuffer) reset(limit int) {
 
 func (l *limitedBuffer) Write(p []byte) (int, error) {
 	if len(p) > l.limit-len(l.b) {
-		return 0, relzma.ErrRecipe
+		return 0, relz.ErrRecipe
 	}
 	l.b = append(l.b, p...)
 	return len(p), nil

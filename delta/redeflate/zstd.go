@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 
-	"github.com/btrovl/btrovl/delta/redeflate/relzma"
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
 const zstdMagic = 0xfd2fb528
@@ -30,14 +30,14 @@ func (u *unpacker) zstd(data []byte) int {
 	if memory == 0 {
 		memory = 1 << 62
 	}
-	d, err := relzma.DescribeZstd(data, u.o.MaxPlain-int64(len(u.plain)), memory-fixedMemory, old.history, old.stream)
+	d, err := relz.DescribeZstd(data, u.o.MaxPlain-int64(len(u.plain)), memory-fixedMemory, old.history, old.stream)
 	if err != nil || len(d.Recipe) > d.Used/fixShare {
 		return 0
 	}
 	u.copyPending()
 	n := int64(len(d.Plain))
 	u.recipe.decided(opZstd, n, old, d.Recipe)
-	u.encoders["Zstandard, after the old file"] += n
+	u.encoders["zstd, after the old file"] += n
 	u.streams++
 	u.named("zstd")
 	u.content(d.Plain, 1)
@@ -57,12 +57,12 @@ func (u *unpacker) oldZstd() *oldStream {
 		p := u.o.Old[at:]
 		if isZstd(p) {
 			size := &plainWriter{w: io.Discard}
-			if relzma.ExpandZstd(size, bytes.NewReader(p), maxXzPlain) != nil {
+			if relz.ExpandZstd(size, bytes.NewReader(p), maxXzPlain) != nil {
 				return nil
 			}
 			o := &oldStream{op: opZstd, at: at}
 			var err error
-			if o.stream, err = relzma.ZstdStream(p, size.n); err != nil || o.learn(nil, file, u.o.Moves) != nil {
+			if o.stream, err = relz.ZstdStream(p, size.n); err != nil || o.learn(nil, file, u.o.Moves) != nil {
 				return nil
 			}
 			u.old = o
@@ -103,9 +103,9 @@ func (e *expander) zstd(at int64) (int64, error) {
 	from := e.w.n
 	var err error
 	if l := e.learn; l != nil && l.old.op == opZstd && l.old.at == at {
-		l.old.history, err = relzma.LearnZstd(e.w, e.buf, l.old.stream, l.moves)
+		l.old.history, err = relz.LearnZstd(e.w, e.buf, l.old.stream, l.moves)
 	} else {
-		err = relzma.ExpandZstd(e.w, e.buf, maxXzPlain)
+		err = relz.ExpandZstd(e.w, e.buf, maxXzPlain)
 	}
 	if err != nil {
 		return 0, err

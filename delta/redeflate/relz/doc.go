@@ -1,5 +1,5 @@
-// Package relzma takes LZMA2 streams (of xz files and Linux kernels) apart and
-// makes them again, bit for bit, without doing the work of their encoder.
+// Package relz takes LZMA2 streams (of xz files and Linux kernels) and Zstandard frames
+// apart and makes them again, bit for bit, without doing the work of their encoder.
 //
 // The encoder of xz weighs thousands of ways to write a stretch of bytes. To
 // repeat that, a device would need several hundred megabytes and the better part
@@ -21,7 +21,13 @@
 // 0.96 MB (1.15 MB without moves); Memory says 79 MB for it, and it takes 7 s of
 // one core.
 //
-// # Recipe
+// For Zstandard the same guide guesses literals and matches. What an encoder decides beside
+// these (where blocks end, tables of Huffman's and of FSE codes) stands in the recipe as in the
+// frame; with tables and decisions given, there is one way to write a block that
+// the reference encoder takes, and frames that other encoders wrote otherwise are refused. Of the
+// 11.9 MB of a Debian 13 kernel (zstd -22) 0.93 MB are left without moves.
+//
+// # Recipe of LZMA2
 //
 //	dictionary   size, as a varint
 //	flags        a byte: 1 if content went through the x86 filter, 2 if moves were given, 4 if
@@ -32,7 +38,18 @@
 //	decisions    a range-coded run of bits to the end; what they mean depends on
 //	             all before, see guide.next, the only place that knows
 //
+// # Recipe of Zstandard
+//
+//	flags        a byte: 2 if moves were given
+//	tables       a byte, as above
+//	frame        a byte: length of its header, and the header as it stands in the frame
+//	checksum     four bytes, if the header says that there is one
+//	blocks       their number, then for each a byte: type | literals<<2 | format of their header<<4 |
+//	             sequences<<6 | last<<7; the size of the content, and of a compressed block: modes of the
+//	             sequences' tables, if there are sequences; length and bytes of all tables
+//	decisions    as above
+//
 // One walk (guide.next, code) serves both directions, so that making and
 // rebuilding cannot differ. Recipes are believed to be hostile: every decision
 // is checked before it is used, and memory follows from numbers that are bounded.
-package relzma
+package relz

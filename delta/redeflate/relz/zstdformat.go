@@ -1,4 +1,4 @@
-package relzma
+package relz
 
 import (
 	"encoding/binary"
@@ -118,7 +118,7 @@ var (
 		35, 37, 39, 41, 43, 47, 51, 59, 67, 83, 99, 131, 259, 515, 1027, 2051, 4099, 8195, 16387, 32771, 65539}
 	matchBits = [53]byte{32: 1, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16}
 
-	literalsCode, matchCode = codesOf(literalsBase[:]), codesOf(matchBase[:])
+	literalsCode, matchCode = codesOf(literalsBase[:]), codesOf(matchBase[:]) // of numbers below 128
 )
 
 // codesOf returns the codes of numbers below 128 above the first base.
@@ -131,16 +131,17 @@ func codesOf(base []uint32) (c [128]byte) {
 	return c
 }
 
-// codeOf returns the code of a number.
-func codeOf(v uint32, base []uint32, small *[128]byte, large int) byte {
-	if v -= base[0]; v < 128 {
+// codeOf returns the code of a number above the first base. From 128 on there is one for each number of bits, from
+// large+8 on.
+func codeOf(v uint32, small *[128]byte, large int) byte {
+	if v < 128 {
 		return small[v]
 	}
 	return byte(large + bits.Len32(v))
 }
 
-func codeOfLiterals(n uint32) byte { return codeOf(n, literalsBase[:], &literalsCode, 18) }
-func codeOfMatch(n uint32) byte    { return codeOf(n, matchBase[:], &matchCode, 35) }
+func codeOfLiterals(n uint32) byte { return codeOf(n, &literalsCode, 18) }
+func codeOfMatch(n uint32) byte    { return codeOf(n-matchBase[0], &matchCode, 35) }
 
 // A zstdSequence is a run of literals and a match.
 type zstdSequence struct {

@@ -1,4 +1,4 @@
-package relzma
+package relz
 
 // A coder is LZMA's range coder, in one of its two directions. Encoding, bit
 // writes the bit that it is given; decoding, it ignores it. Both return the bit in

@@ -1,8 +1,9 @@
-package relzma
+package relz
 
 import (
 	"encoding/binary"
 	"io"
+	"math/bits"
 )
 
 // A zstdDecoder decodes one frame block by block.
@@ -424,7 +425,7 @@ func (e *zstdEncoder) sequences(out []byte) (_ []byte, ok bool) {
 		if s.match < matchBase[0] {
 			return nil, false
 		}
-		code := [numSymbols]byte{codeOfLiterals(s.literals), byte(len32(s.offset) - 1), codeOfMatch(s.match)}
+		code := [numSymbols]byte{codeOfLiterals(s.literals), byte(bits.Len32(s.offset) - 1), codeOfMatch(s.match)}
 		for k := range t {
 			if !t[k].has(code[k]) {
 				return nil, false

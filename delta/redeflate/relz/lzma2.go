@@ -1,4 +1,4 @@
-package relzma
+package relz
 
 import (
 	"encoding/binary"
@@ -7,7 +7,7 @@ import (
 )
 
 // ErrRecipe says that a recipe cannot have been written by Describe.
-var ErrRecipe = errors.New("damaged recipe of LZMA decisions")
+var ErrRecipe = errors.New("damaged recipe of an encoder's decisions")
 
 // A Stream says what must be known of an LZMA2 stream from outside of it. Several that follow one another,
 // as the blocks of an xz file do, are one here: they have the same dictionary and no filter.

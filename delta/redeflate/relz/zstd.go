@@ -1,14 +1,11 @@
-package relzma
+package relz
 
 import (
 	"bytes"
 	"encoding/binary"
 	"io"
-	"math/bits"
 	"runtime"
 )
-
-func len32(v uint32) int { return bits.Len32(v) }
 
 // ExpandZstd writes the content of the Zstandard frame at the start of packed, of which it reads no byte more; at most limit
 // bytes. The memory that it takes is twice the frame's window, or its content.

@@ -1,4 +1,4 @@
-package relzma
+package relz
 
 // A Token is one decision of an LZMA encoder.
 type Token struct {

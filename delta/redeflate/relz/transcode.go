@@ -1,4 +1,4 @@
-package relzma
+package relz
 
 import (
 	"io"
