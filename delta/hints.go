@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/btrovl/btrovl/delta/btf"
+	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
 // Hints are what the maker learned about all kernel modules of a section together, and
@@ -18,9 +19,11 @@ import (
 //	uvarint  size of the encoded btf.Map, 0 for none; the map
 //	uvarint  number of checksums; for each, ascending: uvarint how far on, and then
 //	for each: u32 the new one
+//	the rest, if there is any: encoded redeflate.Priors, with which recipes of packed modules begin
 type hints struct {
-	types *btf.Map
-	crcs  []crcPair // by old
+	types  *btf.Map
+	crcs   []crcPair // by old
+	priors *redeflate.Priors
 }
 
 type crcPair struct{ old, new uint32 }
@@ -44,6 +47,9 @@ func (h *hints) encode() []byte {
 	}
 	for _, c := range h.crcs {
 		b = binary.LittleEndian.AppendUint32(b, c.new)
+	}
+	if h.priors != nil {
+		b = append(b, h.priors.Encode()...)
 	}
 	return b
 }
@@ -83,11 +89,18 @@ func decodeHints(b []byte) (*hints, error) {
 		}
 		h.crcs[i].old = uint32(last)
 	}
-	if uint64(len(b)) != 4*n {
+	if uint64(len(b)) < 4*n {
 		return nil, bad
 	}
 	for i := range h.crcs {
 		h.crcs[i].new = binary.LittleEndian.Uint32(b[4*i:])
+	}
+	if b = b[4*n:]; len(b) > 0 {
+		p, err := redeflate.DecodePriors(b)
+		if err != nil {
+			return nil, bad
+		}
+		h.priors = p
 	}
 	return h, nil
 }
@@ -269,5 +282,58 @@ func (m *maker) learn(ctx context.Context, order []int) (*hints, error) {
 		h.crcs = append(h.crcs, c)
 	}
 	sort.Slice(h.crcs, func(i, j int) bool { return h.crcs[i].old < h.crcs[j].old })
-	return h, nil
+	var err error
+	h.priors, err = m.learnPriors(ctx, h, pairs)
+	return h, err
+}
+
+// trainWith is how many packed modules priors are learned from, and trainLeast how many there must be that it pays.
+const (
+	trainWith  = 128
+	trainLeast = 32
+)
+
+// learnPriors trains with some of the packed modules, evenly spread. Those of the first one's format count.
+func (m *maker) learnPriors(ctx context.Context, h *hints, pairs [][2]int) (*redeflate.Priors, error) {
+	var packed [][2]int
+	for _, p := range pairs {
+		if !strings.HasSuffix(m.news.entries[p[1]].path, ".ko") {
+			packed = append(packed, p)
+		}
+	}
+	if len(packed) < trainLeast || m.o.without(stepUnpack) || m.o.without(stepModules) {
+		return nil, nil
+	}
+	var priors *redeflate.Priors
+	for i := range trainWith {
+		p := packed[i*len(packed)/trainWith]
+		old, err := m.olds.content(p[0])
+		if err != nil {
+			return nil, err
+		}
+		new, err := m.news.content(p[1])
+		if err != nil {
+			return nil, err
+		}
+		oldObject, _, ok := moduleInside(old)
+		newObject, _, ok2 := moduleInside(new)
+		if !ok || !ok2 {
+			continue
+		}
+		d, err := diffObject(ctx, h, newObject, oldObject)
+		if err != nil {
+			return nil, err
+		}
+		if d == nil {
+			continue
+		}
+		if priors == nil {
+			priors = redeflate.NewPriors(new)
+		}
+		redeflate.Unpack(new, redeflate.Options{Old: old, Moves: d.moves, MaxPlain: maxObject, Priors: priors, Train: true, NoVerify: true})
+	}
+	if priors == nil {
+		return nil, nil
+	}
+	return redeflate.DecodePriors(priors.Encode()) // as devices will have them
 }

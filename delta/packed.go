@@ -89,7 +89,7 @@ func (m *maker) packedAfter(ctx context.Context, data []byte, c candidate, new, 
 	}
 	k := &made{rec: record{method: methodPacked, sources: []source{{index: c.index, expanded: true}},
 		plain: int64(len(new)), inside: int64(len(old)), head: d.head}, actions: d.actions}
-	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: d.moves, MaxPlain: maxObject, Memory: restoreLimit(m.o.Memory) - k.rec.memory()})
+	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: d.moves, MaxPlain: maxObject, Priors: m.hints.priors, Memory: restoreLimit(m.o.Memory) - k.rec.memory()})
 	if err != nil || !bytes.Equal(u.Plain, new) {
 		return nil, nil // what cannot be made again is shipped in another way
 	}
@@ -109,7 +109,7 @@ func (a *applier) packed(ctx context.Context, v *view, j *job, out *checked) err
 	}
 	r := a.takeRestorer()
 	defer a.giveRestorer(r, j)
-	r.Old, r.Moves = f, []redeflate.Move{}
+	r.Old, r.Moves, r.Priors = f, []redeflate.Move{}, a.hints.priors
 	src, dst := a.take(j.rec.inside), a.take(j.rec.plain)
 	defer a.give(src)
 	defer a.give(dst)

@@ -75,15 +75,27 @@ func TestPacked(t *testing.T) {
 // TestPackedHints: what packed modules have in common is learned from what is inside of them.
 func TestPackedHints(t *testing.T) {
 	from, to := files{}, files{}
-	for i := range 12 {
+	for i := range trainLeast + 8 {
 		name := fmt.Sprintf("m/%d.ko.xz", i)
 		from[name], to[name] = kbuildXz(t, object(int64(i), 0)), kbuildXz(t, object(int64(i), 16))
 	}
 	base := from.tree(t)
 	b, _ := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: to.tree(t)}, Jobs: 2})
-	got, _, err := exported(t, b, 0, base)
+	t.Logf("%d bytes", len(b))
+	got, a, err := exported(t, b, 0, base)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if a.hints.priors == nil {
+		t.Error("nothing was learned of the modules' encoder")
+	}
+	if h, err := decodeHints(a.hints.encode()); err != nil || !bytes.Equal(h.encode(), a.hints.encode()) {
+		t.Errorf("hints come back differently (%v)", err)
+	}
+	for _, bad := range [][]byte{{0, 0, 9}, {0, 0, 0, 1}, append(a.hints.encode(), 0x80)} {
+		if _, err := decodeHints(bad); err == nil {
+			t.Errorf("hints that end with %x are taken", bad[len(bad)-1:])
+		}
 	}
 	for name := range to {
 		if !bytes.Equal(got[name], to[name]) {

@@ -58,6 +58,20 @@ type Unpacked struct {
 // in the new one. Content is what the first LZMA2 stream of a file holds.
 type Move = relz.Move
 
+// Priors make the recipes of small files smaller that are much like one another.
+type Priors = relz.Priors
+
+// NewPriors returns priors to be trained, for files that begin as head does; nil if there are none for them.
+func NewPriors(head []byte) *Priors {
+	if !isXz(head) && !isZstd(head) {
+		return nil
+	}
+	return relz.NewPriors(isZstd(head))
+}
+
+// DecodePriors is the inverse of Priors.Encode. It returns an error for what is longer or cannot be.
+func DecodePriors(b []byte) (*Priors, error) { return relz.DecodePriors(b) }
+
 // Options bounds the work of Unpack.
 type Options struct {
 	// MaxPlain refuses files that hold more than this many bytes (0: 1 GiB),
@@ -68,6 +82,10 @@ type Options struct {
 	// was compressed; Restore then needs it too.
 	Old   []byte
 	Moves []Move
+	// Priors, if not nil, are what describing streams of small files begins with: whole xz files and Zstandard frames. With
+	// Train they are changed to what it ended with.
+	Priors *Priors
+	Train  bool
 	// Memory, if not 0, is what Restore should at most take, as the function Memory counts it for two workers. Where
 	// there is a choice, recipes are made for it.
 	Memory int64

@@ -20,8 +20,9 @@ type Restorer struct {
 	Workers int
 	// Old is the file that Options.Old was, or nil.
 	Old io.ReaderAt
-	// Moves are what Options.Moves were.
-	Moves []Move
+	// Moves are what Options.Moves were, and Priors what Options.Priors were.
+	Moves  []Move
+	Priors *Priors
 
 	learned *oldStream // of Old: by Learn for the next Restore, or during one
 	enc     encoder
@@ -166,6 +167,9 @@ func (r *Restorer) history(o operation) (*relz.History, error) {
 			return nil, fmt.Errorf("%w: %v", ErrOld, err)
 		}
 		r.learned = o.old
+	}
+	if o.op&opMask != opLzma {
+		r.learned.history.SetPriors(r.Priors)
 	}
 	return r.learned.history, nil
 }

@@ -41,7 +41,7 @@ func unpack(data []byte, o Options) (*Unpacked, error) {
 		Recipe: u.recipe.b, Segments: u.segments,
 	}
 	if !o.NoVerify {
-		r := Restorer{Moves: o.Moves}
+		r := Restorer{Moves: o.Moves, Priors: o.Priors}
 		if o.Old != nil {
 			r.Old = bytes.NewReader(o.Old)
 		}

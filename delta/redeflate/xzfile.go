@@ -141,6 +141,7 @@ func (u *unpacker) wholeXz(data []byte) bool {
 	if old == nil || len(u.plain) > 0 || len(data) < xzHeader+2 {
 		return false
 	}
+	u.prior(old)
 	x := xzShape{kind: data[7]&shapeCheck | data[xzHeader+1]&(shapePacked|shapeContent), header: data[xzHeader]}
 	d := relz.Describer{}
 	in := bytes.NewReader(data)
@@ -190,6 +191,15 @@ func (u *unpacker) wholeXz(data []byte) bool {
 	u.content(out.Plain, 1)
 	u.named("xz")
 	return true
+}
+
+// prior lets what follows the old stream begin with the priors.
+func (u *unpacker) prior(old *oldStream) {
+	if u.o.Train {
+		old.history.Train(u.o.Priors)
+	} else {
+		old.history.SetPriors(u.o.Priors)
+	}
 }
 
 // oldXzFile learns from all blocks of the old file, if that is an xz file.

@@ -26,6 +26,7 @@ func (u *unpacker) zstd(data []byte) int {
 	if old == nil {
 		return 0
 	}
+	u.prior(old)
 	memory := u.o.Memory
 	if memory == 0 {
 		memory = 1 << 62

@@ -121,6 +121,9 @@ func (b *Describer) Finish(old *History) (*Described, error) {
 	if old.moved() {
 		flags |= flagMoves
 	}
+	if old.priorsOf().of(false) {
+		flags |= flagPriors
+	}
 	if b.blocks > 1 {
 		flags |= flagBlocks
 	}
@@ -159,6 +162,7 @@ func (b *Describer) Finish(old *History) (*Described, error) {
 			return nil, errLZMA
 		}
 	}
+	k.g.trained()
 	out := &Described{Recipe: c.finish(), Plain: b.content, Used: b.used}
 	if s.X86 {
 		f := newX86(false)

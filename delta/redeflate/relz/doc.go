@@ -31,7 +31,7 @@
 //
 //	dictionary   size, as a varint
 //	flags        a byte: 1 if content went through the x86 filter, 2 if moves were given, 4 if
-//	             it is several streams
+//	             it is several streams, 8 if the guide began with priors
 //	tables       a byte: log2 of the entries of each table of matches
 //	chunks       their number, then for each its control byte, size and properties; between two
 //	             streams a control byte 0 and a size 0
@@ -40,7 +40,7 @@
 //
 // # Recipe of Zstandard
 //
-//	flags        a byte: 2 if moves were given
+//	flags        a byte: 2 if moves were given, 8 if the guide began with priors
 //	tables       a byte, as above
 //	frame        a byte: length of its header, and the header as it stands in the frame
 //	checksum     four bytes, if the header says that there is one

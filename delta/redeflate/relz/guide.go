@@ -40,13 +40,14 @@ type guide struct {
 	moved        []int32 // alignment of each movedBlock bytes of the old stream, noMove if not seen
 	cur          cursor
 
+	priors               *Priors // with which all of these begin, or nil
 	same, kind           []prob
 	kindUse              []uint16 // for each group of 8 of kind: the use of this guide in which it was set up
 	use                  uint16
 	repExtra, oldExtra   lengthBits
 	isOld, which, isMost []prob
 	shorter, explicit    lengthBits
-	slots                [64]prob
+	slots                []prob // 64
 }
 
 var headWidths = [...]int{2, 3, 4, 5, 6, 8, 12, 16, 24}
@@ -142,7 +143,11 @@ func (g *guide) reset(c *coder, w *window, old *history, end int64, headBits int
 	g.oldExtra.reset(before.oldExtra, 3*grades*grades, zstd)
 	g.shorter.reset(before.shorter, grades, zstd)
 	g.explicit.reset(before.explicit, grades, zstd)
-	setup(g.slots[:])
+	g.slots = newProbs(before.slots, 64)
+	if old != nil && old.priors.of(zstd) {
+		g.priors = old.priors
+		g.recall()
+	}
 }
 
 // cleared returns n zeros, in b if that is large enough.
@@ -447,7 +452,11 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 	kind := g.kind[context*8:][:8]
 	if g.kindUse[context] != g.use {
 		g.kindUse[context] = g.use
-		setup(kind)
+		if g.priors != nil {
+			copy(kind, g.priors.kind[context*8:])
+		} else {
+			setup(kind)
+		}
 	}
 	t.Kind = Kind(tree(c, kind, uint32(t.Kind), 3))
 	switch {
@@ -511,7 +520,7 @@ func (g *guide) match(t Token, list []candidate, hint int64, valid, reach, sync,
 		t.Len = g.length(int64(m.n) - 1 - int64(less))
 		return t, true
 	}
-	n := tree(c, g.slots[:], uint32(bits.Len32(t.Dist)), 6)
+	n := tree(c, g.slots, uint32(bits.Len32(t.Dist)), 6)
 	if n > 32 {
 		return t, false
 	}

@@ -26,6 +26,9 @@ type history struct {
 	shift   uint
 
 	spare *window // for the next one to use
+
+	priors *Priors // or nil
+	train  bool
 }
 
 type blockStart struct{ token, start uint32 }

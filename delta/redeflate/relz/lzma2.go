@@ -144,6 +144,7 @@ type parsed struct {
 	Stream
 	moves     bool // the history follows moves
 	blocks    bool // there are several streams
+	priors    bool
 	headBits  int
 	chunks    []chunk
 	decisions []byte
@@ -153,7 +154,8 @@ const (
 	flagX86    = 1
 	flagMoves  = 2
 	flagBlocks = 4
-	flagsKnown = 7
+	flagPriors = 8
+	flagsKnown = 15
 )
 
 // parse takes a recipe apart.
@@ -180,6 +182,7 @@ func parse(b []byte) (p parsed, err error) {
 	p.Dict = number(MaxDict)
 	flags := next()
 	p.X86, p.moves, p.blocks = flags&flagX86 != 0, flags&flagMoves != 0, flags&flagBlocks != 0
+	p.priors = flags&flagPriors != 0
 	p.headBits = int(next())
 	n := number(uint64(len(b)))
 	for i := 0; i < n && ok; i++ {

@@ -19,7 +19,7 @@ func (ws *Workspace) Rebuild(w io.Writer, plain io.Reader, size int64, recipe []
 		return err
 	}
 	s.Size = size
-	if err := s.check(); err != nil || s.moves != old.moved() {
+	if err := s.check(); err != nil || s.moves != old.moved() || s.priors != old.priorsOf().of(false) {
 		return ErrRecipe
 	}
 	total := int64(0)

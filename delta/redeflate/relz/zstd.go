@@ -112,6 +112,9 @@ func DescribeZstd(packed []byte, limit, memory int64, old *History, from Stream)
 	if old.moved() {
 		flags |= flagMoves
 	}
+	if old.priorsOf().of(true) {
+		flags |= flagPriors
+	}
 	head := append([]byte{flags, byte(headBits), byte(len(d.frame.raw))}, d.frame.raw...)
 	head = append(head, d.sum...)
 	head = binary.AppendUvarint(head, uint64(len(blocks)))
@@ -130,6 +133,7 @@ func DescribeZstd(packed []byte, limit, memory int64, old *History, from Stream)
 			return nil, errZstd
 		}
 	}
+	k.g.trained()
 	return &Described{Recipe: c.finish(), Plain: content, Used: len(packed) - in.Len()}, nil
 }
 
@@ -151,6 +155,7 @@ func (b *zstdBlock) appendTo(out []byte) []byte {
 type parsedZstd struct {
 	frame     zstdFrame
 	moves     bool
+	priors    bool
 	headBits  int
 	sum       []byte
 	blocks    []zstdBlock
@@ -180,10 +185,10 @@ func parseZstd(b []byte) (p parsedZstd, err error) {
 		return int(v)
 	}
 	flags := take(1)[0]
-	p.moves, p.headBits = flags&flagMoves != 0, int(take(1)[0])
+	p.moves, p.priors, p.headBits = flags&flagMoves != 0, flags&flagPriors != 0, int(take(1)[0])
 	raw := take(int(take(1)[0]))
 	in := bytes.NewReader(raw)
-	if p.frame, err = readFrame(in); err != nil || in.Len() > 0 || flags&^flagMoves != 0 || p.headBits < minHeadBits || p.headBits > maxHeadBits {
+	if p.frame, err = readFrame(in); err != nil || in.Len() > 0 || flags&^(flagMoves|flagPriors) != 0 || p.headBits < minHeadBits || p.headBits > maxHeadBits {
 		return p, ErrRecipe
 	}
 	if p.frame.checksum {
@@ -307,7 +312,7 @@ func (ws *Workspace) RebuildZstd(w io.Writer, plain io.Reader, size int64, recip
 		return err
 	}
 	var c coder
-	if p.size != size || p.moves != old.moved() || !c.decode(p.decisions) {
+	if p.size != size || p.moves != old.moved() || p.priors != old.priorsOf().of(true) || !c.decode(p.decisions) {
 		return ErrRecipe
 	}
 	if _, err := w.Write(p.frame.raw); err != nil {

@@ -1,0 +1,128 @@
+package relz
+
+import "encoding/binary"
+
+// Priors are the probabilities with which a guide begins: what streams like the one at hand had in the end. Most of what
+// the recipe of a small stream takes is spent on learning these; with priors, those of kernel modules are
+// a fifth smaller.
+//
+// They are of one format: a recipe that was made with priors needs the same.
+type Priors struct {
+	zstd   bool
+	tables [][]prob // in the order of guide.tables
+	kind   []prob
+}
+
+// NewPriors returns priors that know nothing, of LZMA2 or of Zstandard, for [History.Train].
+func NewPriors(zstd bool) *Priors {
+	var g guide
+	var c coder
+	g.reset(&c, &window{}, nil, 0, minHeadBits, zstd)
+	p := &Priors{zstd: zstd, kind: make([]prob, kindProbs)}
+	for _, t := range g.tables() {
+		p.tables = append(p.tables, *t)
+	}
+	setup(p.kind)
+	return p
+}
+
+// Zstd reports whether they are of Zstandard.
+func (p *Priors) Zstd() bool { return p.zstd }
+
+// SetPriors lets guides that follow h begin with p, which may be nil; priors of the other format are not used.
+func (h *History) SetPriors(p *Priors) { h.h.priors = p }
+
+// Train lets the description that follows h next begin with p, and change p to what it ended with.
+func (h *History) Train(p *Priors) { h.h.priors, h.h.train = p, true }
+
+// tables returns all probabilities of a guide but those of kinds.
+func (g *guide) tables() []*[]prob {
+	return []*[]prob{&g.same, &g.isOld, &g.which, &g.isMost, &g.repExtra.p, &g.oldExtra.p, &g.shorter.p, &g.explicit.p, &g.slots}
+}
+
+// recall begins with the priors.
+func (g *guide) recall() {
+	for i, t := range g.tables() {
+		copy(*t, g.priors.tables[i])
+	}
+}
+
+// trained notes what the guide knows now, if that was asked for.
+func (g *guide) trained() {
+	p := g.priors
+	if p == nil || !g.old.train {
+		return
+	}
+	for i, t := range g.tables() {
+		copy(p.tables[i], *t)
+	}
+	for i, use := range g.kindUse {
+		if use == g.use {
+			copy(p.kind[i*8:][:8], g.kind[i*8:][:8])
+		}
+	}
+}
+
+// priorsOf returns the priors that guides use, nil for none.
+func (h *History) priorsOf() *Priors {
+	if h == nil {
+		return nil
+	}
+	return h.h.priors
+}
+
+// of reports whether there are priors, of the format in question.
+func (p *Priors) of(zstd bool) bool { return p != nil && p.zstd == zstd }
+
+const (
+	priorStep  = 1 << 5 // of what is written: probabilities are 11 bits
+	priorLeast = 1 << 6 // what differs less from 1/2 is not
+	maxPriors  = 1 << 20
+)
+
+// Encode returns p in compact form: the format, then for each probability that differs from 1/2 its distance from the one before
+// (uvarint) and a byte.
+func (p *Priors) Encode() []byte {
+	b := []byte{byte(b2u(p.zstd))}
+	last, at := 0, 0
+	for _, t := range append(p.tables[:len(p.tables):len(p.tables)], p.kind) {
+		for _, v := range t {
+			if v > probInit+priorLeast || v < probInit-priorLeast {
+				b = binary.AppendUvarint(b, uint64(at-last))
+				b = append(b, byte(v/priorStep))
+				last = at
+			}
+			at++
+		}
+	}
+	return b
+}
+
+// DecodePriors is the inverse of Encode, but for the lowest bits: what it returns and all that encoding and decoding that
+// again returns are the same. Whatever b is, guides can begin with what comes out.
+func DecodePriors(b []byte) (*Priors, error) {
+	if len(b) == 0 || len(b) > maxPriors || b[0] > 1 {
+		return nil, ErrRecipe
+	}
+	p := NewPriors(b[0] == 1)
+	all := append(p.tables[:len(p.tables):len(p.tables)], p.kind)
+	at := uint64(0)
+	for b = b[1:]; len(b) > 0; {
+		d, n := binary.Uvarint(b)
+		if n <= 0 || n >= len(b) || d > 1<<32 {
+			return nil, ErrRecipe
+		}
+		v := prob(min(max(b[n], 1), 1<<probBits/priorStep-2))*priorStep + priorStep/2
+		b = b[n+1:]
+		at += d
+		for len(all) > 0 && at >= uint64(len(all[0])) {
+			at -= uint64(len(all[0]))
+			all = all[1:]
+		}
+		if len(all) == 0 {
+			return nil, ErrRecipe
+		}
+		all[0][at] = v
+	}
+	return p, nil
+}
