@@ -221,3 +221,32 @@ func TestFollowing(t *testing.T) {
 		t.Error("a hundred files are not read, and programs not run, while others compute")
 	}
 }
+
+// What counts as a long sleep is measured: more than a few round trips on one processor.
+func TestLongSleep(t *testing.T) {
+	for range 5 {
+		if d := longSleep(); d < shortestLong || d > longestLong {
+			t.Errorf("long is %v, not between %v and %v", d, shortestLong, longestLong)
+		} else {
+			t.Log(d)
+		}
+	}
+}
+
+// Threads of a server may wake late, those that are started later, too.
+func TestRelaxTimers(t *testing.T) {
+	relaxTimers()
+	slack := make(chan int)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/timerslack_ns", unix.Gettid()))
+		if err != nil {
+			t.Error(err)
+		}
+		n, _ := strconv.Atoi(strings.TrimSpace(string(b)))
+		slack <- n
+	}()
+	if n := <-slack; n != int(timerSlack) {
+		t.Errorf("the timer slack is %d ns, want %d", n, timerSlack)
+	}
+}

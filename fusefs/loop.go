@@ -45,7 +45,8 @@ type connection struct {
 	log     *slog.Logger
 	buffers sync.Pool // *buffer
 	calm    calm
-	follow  bool // readers may follow
+	follow  bool          // readers may follow
+	long    time.Duration // a sleep before a request: the reader was woken on another processor, perhaps
 	readers sync.WaitGroup
 	reading atomic.Int32  // readers in read(2) or on their way there
 	resting atomic.Int32  // readers that wait for wake
@@ -60,8 +61,7 @@ type connection struct {
 const (
 	minReaders = 2
 	maxResting = 6
-	longSleep  = 10 * time.Microsecond // before a request: the reader was woken on another processor, perhaps
-	headroom   = 4096                  // of a request, beside its data
+	headroom   = 4096 // of a request, beside its data
 )
 
 // connect mounts a file system and answers the kernel's INIT.
@@ -85,7 +85,10 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 	}
 	c := &connection{fs: fs, server: fuse.NewProtocolServer(fs, o), debug: o.Debug, log: log, fd: fd, wake: make(chan struct{}), ended: make(chan struct{})}
 	c.calm.busy = make(chan struct{}, 1)
-	c.follow = mayFollow()
+	if c.follow = mayFollow(); c.follow {
+		c.long = longSleep()
+		relaxTimers()
+	}
 	size := o.MaxWrite + headroom
 	c.buffers.New = func() any { return newBuffer(size) }
 	b := newBuffer(size)
@@ -160,7 +163,7 @@ func (c *connection) reader() {
 	for {
 		before := time.Now()
 		n, err := c.read(b)
-		long := time.Since(before) > longSleep
+		long := time.Since(before) > c.long
 		left := c.reading.Add(-1)
 		if err != nil {
 			if err != unix.ENODEV {
