@@ -9,7 +9,8 @@
 #
 # The trees are made from Debian's mirror (apt's own sources) into read-only subvolumes of a loop
 # image below WORK (default build/bench), and kept there. PAIRDIR=DIR uses trees DIR/PAIR/{old,new}
-# that exist already. PEERS="send zstd ostree bsdiff" chooses who else runs. ABLATE=1 makes bundles without
+# that exist already. Every bundle is applied, and expanded to a send stream that btrfs receives; rsync
+# compares that tree. PEERS="send zstd ostree bsdiff" chooses who else runs. ABLATE=1 makes bundles without
 # one step each, for the table in docs/delta.md; LOW=1 one for 64 MiB of memory. Root; 30 GB of disk for all pairs.
 # The table goes to standard output: pair, what, bytes, and of the runs CPU seconds, wall seconds, peak MiB; of those
 # that apply also what reached the disk of the pairs.
@@ -37,7 +38,7 @@ mounted() {
 cleanup() {
   for d in "$MNT"/*/*/{proc,sys,dev}; do mountpoint -q "$d" && umount "$d"; done
   rm -rf "$WORK/run"
-  [ -z "${BENCHFS:-}" ] || { unpool "$BENCHFS/btrovl-bench.$$"; rm -rf "$BENCHFS/ostree-bench.$$"; }
+  [ -z "${BENCHFS:-}" ] || { unpool "$BENCHFS/btrovl-bench.$$"; unreceive; rm -rf "$BENCHFS/ostree-bench.$$"; }
   [ -z "$OWN" ] || umount "$MNT" || true; }
 trap cleanup EXIT
 PKGS="systemd-sysv openssh-server python3 curl ca-certificates network-manager bluez busybox openssl sudo vim-tiny"
@@ -116,6 +117,7 @@ ours() {
   timed make "$BTROVL bundle create --from old=$D/old --to new=$D/new --key $r/vendor.key --spool $r -o $r/b.btrovl"
   row "$P" "btrovl bundle" "$(bytes "$r/b.btrovl")" "make: $T"
   update "$r/b.btrovl"
+  roundtrip "$r/b.btrovl"
   [ -z "${LOW:-}" ] || low
   [ -z "${ABLATE:-}" ] || ablate; }
 low() { local r=$WORK/run
@@ -133,6 +135,16 @@ update() { # BUNDLE: applied in a pool of its own on the pairs' file system
   applied apply "$BTROVL --pool $pool update --next-boot $1"
   row "$P" "  update (to disk, digest)" "" "$T"
   unpool "$pool"; }
+roundtrip() { # BUNDLE: as a send stream, received by btrfs-progs, compared by rsync
+  local r=$WORK/run at=$BENCHFS/btrovl-received.$$ differ
+  unreceive; mkdir "$at"
+  timed receive "set -o pipefail; $BTROVL bundle export-stream --key $r/vendor.pub --base $D/old --name new --spool $r $1 | btrfs -q receive $at"
+  differ=$(rsync -aHAXnc --delete --itemize-changes "$D/new/" "$at/new/" | tee "$r/differ" | wc -l)
+  row "$P" "  export-stream | receive" "" "$T; differences by rsync: $differ"
+  unreceive; [ "$differ" = 0 ] || { head "$r/differ" >&2; exit 1; }; }
+unreceive() { local at=$BENCHFS/btrovl-received.$$
+  [ ! -e "$at/new" ] || btrfs -q subvolume delete "$at/new" >/dev/null
+  [ ! -e "$at" ] || rmdir "$at"; }
 peer_send() { local r=$WORK/run
   timed send "btrfs send -q -p $D/old $D/new -f $r/send && zstd -q -9 -T2 --long=27 $r/send -o $r/send.zst"
   row "$P" "btrfs send, zstd -9" "$(bytes "$r/send.zst")" "make: $T"; rm -f "$r"/send*; }
