@@ -55,9 +55,10 @@ test-boot: build ## boots a machine (QEMU) whose root is a view, and pulls its p
 	@integration/deps.sh boot
 	BTROVL_BOOT=1 $(TESTENV) $(GO) test -count=1 -timeout 60m -v -run Boot ./integration/...
 
-bench-view: build ## the view beside kernel overlayfs, btrfs and fuse-overlayfs
+BENCHVIEW ?= -debian
+bench-view: build ## the view beside kernel overlayfs, btrfs and fuse-overlayfs (BENCHVIEW="-rounds 5 -only git")
 	@integration/deps.sh bench
-	$(GO) run ./integration/benchview
+	$(GO) run ./integration/benchview $(BENCHVIEW)
 
 bench-delta: build ## bundles beside btrfs send, ostree, zstd --patch-from, bsdiff (PAIRS="P3 P1 P4")
 	@integration/deps.sh bench

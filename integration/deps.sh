@@ -45,7 +45,7 @@ test) tests ;;
 demo) want mkfs.btrfs btrfs-progs; want xz xz-utils; want rsync rsync; want_python
       [ "${DEMO:-}" != debian ] || want debootstrap debootstrap ;;
 bench) tests; want ostree ostree; want fuse-overlayfs fuse-overlayfs; want fusermount3 fuse3; want fio fio; want debootstrap debootstrap
-       want xdelta3 xdelta3; want casync casync; want cc gcc; want time time ;;
+       want xdelta3 xdelta3; want casync casync; want cc gcc; want time time; want systemd-nspawn systemd-container ;;
 boot) tests; want qemu-system-x86_64 qemu-system-x86; want busybox busybox-static ;;
 *) echo "usage: deps.sh build|test|demo|bench|boot" >&2; exit 2 ;;
 esac

@@ -19,15 +19,13 @@ var debianPackages = strings.Fields(`bc bison ca-certificates cpio cron curl dbu
 
 const debianRelease = "bookworm"
 
+// What a small device starts: logging, network, remote login, timers.
+const debianServices = "systemd-sysv,dbus,udev,rsyslog,cron,openssh-server,systemd-timesyncd,iproute2,python3"
+
 // makeDebian installs a minimal Debian in dir and fetches the packages, so that no
 // measurement waits for the network. The mirror is that of this machine's apt.
 func makeDebian(ctx context.Context, dir string) error {
-	mirror, err := debianMirror("/etc/apt")
-	if err != nil {
-		return err
-	}
-	note("debootstrap of Debian %s (minutes)", debianRelease)
-	if err := command(ctx, "debootstrap", "--variant=minbase", debianRelease, dir, mirror); err != nil {
+	if err := debootstrap(ctx, dir); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "usr/sbin/policy-rc.d"), []byte("#!/bin/sh\nexit 101\n"), 0o755); err != nil {
@@ -44,6 +42,62 @@ func makeDebian(ctx context.Context, dir string) error {
 		}
 	}
 	return nil
+}
+
+func debootstrap(ctx context.Context, dir string, options ...string) error {
+	mirror, err := debianMirror("/etc/apt")
+	if err != nil {
+		return err
+	}
+	note("debootstrap of Debian %s in %s (minutes)", debianRelease, filepath.Base(dir))
+	return command(ctx, "debootstrap", append(append([]string{"--variant=minbase"}, options...), debianRelease, dir, mirror)...)
+}
+
+// makeBoot installs a Debian that boots with its services, says so, and ends.
+func makeBoot(ctx context.Context, dir string) error {
+	if err := debootstrap(ctx, dir, "--include="+debianServices); err != nil {
+		return err
+	}
+	for name, text := range map[string]string{
+		"booted.service": "[Unit]\nAfter=multi-user.target\n[Service]\nType=oneshot\nExecStart=/bin/touch /booted\nExecStart=/bin/systemctl --force --force poweroff\n",
+		"booted.target":  "[Unit]\nRequires=multi-user.target booted.service\nAfter=multi-user.target\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "etc/systemd/system", name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// boot starts a container on the target, and waits until all services have started.
+func boot(j *job) (cost float64, err error) {
+	var run unix.Statfs_t
+	if err := unix.Statfs("/run", &run); err != nil {
+		return 0, err
+	}
+	const spread = "/run/systemd/nspawn" // must be memory, which it is not where this runs in a container itself
+	if run.Type != unix.TMPFS_MAGIC {
+		if err := os.MkdirAll(spread, 0o755); err != nil {
+			return 0, err
+		}
+		if err := unix.Mount("tmpfs", spread, "tmpfs", 0, ""); err != nil {
+			return 0, err
+		}
+		defer func() { err = errors.Join(err, unmount(spread)) }()
+	}
+	booted := j.path("boot", "booted")
+	if err := os.Remove(booted); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return 0, err
+	}
+	cost, err = j.timed("/", "systemd-nspawn", "--quiet", "--directory="+j.path("boot"), "--machine=benchview", "--register=no", "--keep-unit",
+		"--console=pipe", "--boot", "systemd.unit=booted.target")
+	if err != nil {
+		return 0, err
+	}
+	if _, err := os.Stat(booted); err != nil {
+		return 0, fmt.Errorf("the container ended before its services had started: %w", err)
+	}
+	return cost, nil
 }
 
 // debianMirror returns the first mirror in apt's sources that is not one of security

@@ -96,6 +96,9 @@ func (m *machine) makeBase(ctx context.Context, debian bool) error {
 		if err := makeDebian(ctx, mk("debian")); err != nil {
 			return err
 		}
+		if err := makeBoot(ctx, mk("boot")); err != nil {
+			return err
+		}
 	}
 	goroot := strings.TrimSpace(must(output(ctx, "go", "env", "GOROOT")))
 	if goroot == "" {

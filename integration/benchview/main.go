@@ -7,7 +7,7 @@
 // Everything happens in a btrfs image of its own, below -dir: a pool with one base (a part
 // of the host's /usr, the Go toolchain as a git repository, a directory of 50,000 files, two
 // large files), and one empty upper layer for each target. No network is needed but for
-// -debian, which adds a Debian tree and the installation of packages in it. What was made and mounted is removed at the end, and after an interrupt.
+// -debian, which adds a Debian tree and the installation of packages in it, and one that boots in a container. What was made and mounted is removed at the end, and after an interrupt.
 //
 // A round runs every piece of work once on every target, the targets one right after the
 // other and in turned order every second round, so that what else the machine does hits all
@@ -56,7 +56,7 @@ func run() error {
 	flag.StringVar(&skip, "skip", "", "leave out work whose name matches")
 	flag.StringVar(&o.update, "update", "", "write the table into this file, between its <!-- bench-view --> marks")
 	flag.StringVar(&o.raw, "raw", "", "write every measurement to this file, as JSON")
-	flag.BoolVar(&o.debian, "debian", false, "also install packages in a Debian tree that debootstrap makes: needs the network")
+	flag.BoolVar(&o.debian, "debian", false, "also install packages in a Debian tree that debootstrap makes, and boot another: needs the network")
 	flag.BoolVar(&o.hold, "hold", false, "after the rounds, leave all targets mounted until an interrupt: for perf, strace and btrovl status")
 	flag.Parse()
 	if flag.NArg() > 0 {

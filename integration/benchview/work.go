@@ -222,6 +222,8 @@ var allWork = []work{
 	{name: "random write 4k", limit: 1.1, run: randWrite},
 	{name: "go build", limit: 1.2, run: goBuild},
 	{name: "apt install of 20 packages", limit: 1.2, debian: true, run: aptInstall},
+	{name: "boot of a Debian tree, warm", limit: 1.2, debian: true, run: warm(boot)},
+	{name: "boot of a Debian tree, cold", limit: 1.2, debian: true, run: cold(boot)},
 	{name: "untar 6,000 files", limit: 2.5, run: untar},
 	{name: "rm -rf of these", limit: 2.5, run: rmrf},
 	{name: "create 10,000", limit: 2.5, run: createMany},
