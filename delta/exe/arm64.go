@@ -30,6 +30,12 @@ func (k siteKind) word() bool { return k >= branch26 }
 // fields returns the bits of an instruction that a site of this kind is.
 func (k siteKind) fields() uint32 {
 	switch k {
+	case call25:
+		return callFields
+	case branch24:
+		return 1<<24 - 1
+	case place31:
+		return 1<<31 - 1
 	case branch26:
 		return 1<<26 - 1
 	case branch14:
@@ -50,6 +56,12 @@ func signed(v uint32, bits uint) uint64 { return uint64(int64(int32(v<<(32-bits)
 // wordTarget returns the address that a field of the instruction w leads to.
 func wordTarget(s site, w uint32) uint64 {
 	switch s.kind {
+	case call25:
+		return callTarget(s.base, w)
+	case branch24:
+		return s.base + signed(w, 24)*4
+	case place31:
+		return s.base + signed(w, 31)
 	case branch26:
 		return s.base + signed(w, 26)*4
 	case branch14:
@@ -69,6 +81,12 @@ func wordTarget(s site, w uint32) uint64 {
 func setWord(s site, w uint32, t, base uint64) uint32 {
 	var v uint32
 	switch s.kind {
+	case call25:
+		return setCall(w, t, base)
+	case branch24:
+		v = uint32((t-base)>>2) & (1<<24 - 1)
+	case place31:
+		v = uint32(t-base) & (1<<31 - 1)
 	case branch26:
 		v = uint32((t-base)>>2) & (1<<26 - 1)
 	case branch14:

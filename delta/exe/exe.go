@@ -1,4 +1,4 @@
-// Package exe knows where linked programs and libraries (ELF, x86-64 and AArch64) hold addresses,
+// Package exe knows where linked programs and libraries (ELF, x86-64, AArch64 and 32-bit ARM) hold addresses,
 // so that an old version can be brought up to date before it is compared with
 // the new one.
 //
@@ -48,7 +48,7 @@ func Rewrite(old, head []byte, moves []Move) bool {
 // looked at about a megabyte more, for pages to be given back.
 func RewriteMapped(old, head []byte, moves []Move, shed func()) bool {
 	from, to := parse(old), parse(head)
-	if from == nil || to == nil || from.arm64 != to.arm64 || len(moves) == 0 {
+	if from == nil || to == nil || from.machine != to.machine || len(moves) == 0 {
 		return false
 	}
 	m := mover{from: from, to: to, moves: cover(moves)}
@@ -72,6 +72,13 @@ func RewriteMapped(old, head []byte, moves []Move, shed func()) bool {
 		case index24:
 			t = (t - m.address(s.base)) / 4
 			old[s.off], old[s.off+1], old[s.off+2] = byte(t>>16), byte(t>>8), byte(t)
+			return
+		case symbol24:
+			t = (t - m.address(s.base)) / symbolSize32
+			old[s.off], old[s.off+1], old[s.off+2] = byte(t), byte(t>>8), byte(t>>16)
+			return
+		case stub96:
+			setStub(old[s.off:], t-m.address(s.base))
 			return
 		}
 		binary.LittleEndian.PutUint32(old[s.off:], uint32(t))

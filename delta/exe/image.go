@@ -6,10 +6,11 @@ import (
 	"slices"
 )
 
-// An image is what is known of a linked ELF file for x86-64 or AArch64.
+// An image is what is known of a linked ELF file for x86-64, AArch64 or 32-bit ARM.
 type image struct {
-	b        []byte
-	arm64    bool
+	b       []byte
+	machine uint16
+	*layout
 	loads    []load
 	sections []section // none in the head of a file
 	code     []section // those with code
@@ -29,15 +30,30 @@ type section struct {
 	executable bool
 }
 
+// A layout is how long things are in a file whose addresses have 64 or 32 bits.
+type layout struct {
+	header, phdr, shdr uint64
+	symbol             uint64 // entries of a table of symbols
+	relocation         uint64 // entries of the relocations that the machine has
+	relocations        uint32 // type of their sections
+	pointer            siteKind
+}
+
+var (
+	layout64 = &layout{header: headerSize, phdr: phdrSize, shdr: shdrSize, symbol: symbolSize, relocation: relaSize, relocations: shtRela, pointer: absolute64}
+	layout32 = &layout{header: 52, phdr: 32, shdr: 40, symbol: symbolSize32, relocation: 8, relocations: shtRel, pointer: absolute32}
+)
+
 const (
-	headerSize  = 64
-	phdrSize    = 56
-	shdrSize    = 64
-	relaSize    = 24
-	symbolSize  = 24
-	maxPhdrs    = 64
-	maxSections = 1024
-	maxSize     = 1 << 30
+	headerSize   = 64
+	phdrSize     = 56
+	shdrSize     = 64
+	relaSize     = 24
+	symbolSize   = 24
+	symbolSize32 = 16
+	maxPhdrs     = 64
+	maxSections  = 1024
+	maxSize      = 1 << 30
 
 	typeExec, typeDyn = 2, 3
 	machineX86        = 62
@@ -46,28 +62,55 @@ const (
 	shtRela           = 4
 	shtDynamic        = 6
 	shtNobits         = 8
+	shtRel            = 9
 	shtDynsym         = 11
 	shtSymtab         = 2
 )
 
+// layoutOf returns the layout of a file by the start of its header; nil if it is none that
+// this package knows.
+func layoutOf(b []byte) *layout {
+	if len(b) < headerSize || len(b) > maxSize {
+		return nil
+	}
+	m := binary.LittleEndian.Uint16(b[18:])
+	switch {
+	case bytes.HasPrefix(b, []byte("\x7fELF\x02\x01\x01")) && (m == machineX86 || m == machineARM64):
+		return layout64
+	case bytes.HasPrefix(b, []byte("\x7fELF\x01\x01\x01")) && m == machineARM:
+		return layout32
+	}
+	return nil
+}
+
+// word returns the address, or length, at the start of b.
+func (l *layout) word(b []byte) uint64 {
+	if l == layout32 {
+		return uint64(binary.LittleEndian.Uint32(b))
+	}
+	return binary.LittleEndian.Uint64(b)
+}
+
 // HeadSize returns how many bytes at the start of a file [Rewrite] must know of the
 // new version: its headers. 0 if the file is none that this package knows.
 func HeadSize(b []byte) int {
-	le := binary.LittleEndian
-	if len(b) < headerSize || len(b) > maxSize || !bytes.HasPrefix(b, []byte("\x7fELF\x02\x01\x01")) {
+	l := layoutOf(b)
+	if l == nil {
 		return 0
 	}
+	le := binary.LittleEndian
 	if t := le.Uint16(b[16:]); t != typeExec && t != typeDyn {
 		return 0
 	}
-	n := uint64(le.Uint16(b[56:]))
-	if m := le.Uint16(b[18:]); m != machineX86 && m != machineARM64 {
+	offset, sizes := b[32:], b[54:]
+	if l == layout32 {
+		offset, sizes = b[28:], b[42:]
+	}
+	n := uint64(le.Uint16(sizes[2:]))
+	if l.word(offset) != l.header || uint64(le.Uint16(sizes)) != l.phdr || n == 0 || n > maxPhdrs {
 		return 0
 	}
-	if le.Uint64(b[32:]) != headerSize || le.Uint16(b[54:]) != phdrSize || n == 0 || n > maxPhdrs {
-		return 0
-	}
-	return int(headerSize + n*phdrSize)
+	return int(l.header + n*l.phdr)
 }
 
 // parse returns the image of a file, or of its head. nil if it is none.
@@ -77,9 +120,14 @@ func parse(b []byte) *image {
 		return nil
 	}
 	le := binary.LittleEndian
-	im := &image{b: b, arm64: le.Uint16(b[18:]) == machineARM64}
-	for p := b[headerSize:n]; len(p) > 0; p = p[phdrSize:] {
-		l := load{off: le.Uint64(p[8:]), addr: le.Uint64(p[16:]), fileSize: le.Uint64(p[32:]), memSize: le.Uint64(p[40:]), exec: p[4]&1 != 0}
+	im := &image{b: b, machine: le.Uint16(b[18:]), layout: layoutOf(b)}
+	for p := b[im.header:n]; len(p) > 0; p = p[im.phdr:] {
+		var l load
+		if im.layout == layout32 {
+			l = load{off: im.word(p[4:]), addr: im.word(p[8:]), fileSize: im.word(p[16:]), memSize: im.word(p[20:]), exec: p[24]&1 != 0}
+		} else {
+			l = load{off: im.word(p[8:]), addr: im.word(p[16:]), fileSize: im.word(p[32:]), memSize: im.word(p[40:]), exec: p[4]&1 != 0}
+		}
 		const huge = 1 << 62
 		if le.Uint32(p) != ptLoad || l.off > huge || l.fileSize > huge || l.memSize < l.fileSize || l.addr+l.memSize < l.addr {
 			continue
@@ -96,15 +144,24 @@ func parse(b []byte) *image {
 // readSections reads the section headers; a damaged table is as none.
 func (im *image) readSections() {
 	le, b := binary.LittleEndian, im.b
-	off, n, names := le.Uint64(b[40:]), uint64(le.Uint16(b[60:])), int(le.Uint16(b[62:]))
-	if le.Uint16(b[58:]) != shdrSize || n > maxSections || off > uint64(len(b)) || n*shdrSize > uint64(len(b))-off {
+	off, sizes := im.word(b[40:]), b[58:]
+	if im.layout == layout32 {
+		off, sizes = im.word(b[32:]), b[46:]
+	}
+	n, names := uint64(le.Uint16(sizes[2:])), int(le.Uint16(sizes[4:]))
+	if uint64(le.Uint16(sizes)) != im.shdr || n > maxSections || off > uint64(len(b)) || n*im.shdr > uint64(len(b))-off {
 		return
 	}
 	var all []section
 	var nameAt []uint32
-	for h := b[off : off+n*shdrSize]; len(h) > 0; h = h[shdrSize:] {
-		s := section{typ: le.Uint32(h[4:]), addr: le.Uint64(h[16:]), off: le.Uint64(h[24:]), size: le.Uint64(h[32:]), link: le.Uint32(h[40:])}
-		s.executable = le.Uint64(h[8:])&4 != 0
+	for h := b[off : off+n*im.shdr]; len(h) > 0; h = h[im.shdr:] {
+		s := section{typ: le.Uint32(h[4:])}
+		if im.layout == layout32 {
+			s.addr, s.off, s.size, s.link = im.word(h[12:]), im.word(h[16:]), im.word(h[20:]), le.Uint32(h[24:])
+		} else {
+			s.addr, s.off, s.size, s.link = im.word(h[16:]), im.word(h[24:]), im.word(h[32:]), le.Uint32(h[40:])
+		}
+		s.executable = im.word(h[8:])&4 != 0
 		if s.typ == shtNobits {
 			s.size = 0
 		} else if s.off > uint64(len(b)) || s.size > uint64(len(b))-s.off {

@@ -29,13 +29,20 @@ func Mask(b []byte) []byte {
 			binary.LittleEndian.PutUint32(out[s.off:], mark(s.kind, w, 0))
 			return
 		}
+		if s.kind == stub96 {
+			setStub(out[s.off:], 0)
+			return
+		}
 		clear(out[s.off:][:s.size()])
 	})
 	m := masker{im: im, cleared: bytes.Clone(out), named: map[uint64]uint32{}, slots: map[uint64]bool{}, frames: map[uint64]uint32{}}
 	m.imports()
-	if im.arm64 {
+	switch im.machine {
+	case machineARM64:
 		m.stubsARM64()
-	} else {
+	case machineARM:
+		m.stubsARM(sites)
+	default:
 		m.stubs(out)
 	}
 	m.functions()
@@ -52,8 +59,10 @@ func Mask(b []byte) []byte {
 		switch s.kind {
 		case absolute64:
 			binary.LittleEndian.PutUint64(out[s.off:], l)
-		case index24:
+		case index24, symbol24:
 			out[s.off], out[s.off+1], out[s.off+2] = byte(l), byte(l>>8), byte(l>>16)
+		case stub96:
+			setStub(out[s.off:], l)
 		default:
 			binary.LittleEndian.PutUint32(out[s.off:], uint32(l))
 		}
@@ -70,8 +79,10 @@ func Mask(b []byte) []byte {
 	}
 	// Slots are what their symbol is, whatever they hold at first.
 	for addr, l := range m.named {
-		if p, off, ok := im.offset(addr); ok && !p.exec && addr-p.addr+8 <= p.fileSize && off+8 <= uint64(len(b)) && m.slots[addr] {
-			binary.LittleEndian.PutUint64(out[off:], uint64(l))
+		n := uint64(site{kind: im.pointer}.size())
+		if p, off, ok := im.offset(addr); ok && !p.exec && addr-p.addr+n <= p.fileSize && off+n <= uint64(len(b)) && m.slots[addr] {
+			binary.LittleEndian.PutUint32(out[off:], l)
+			clear(out[off+4 : off+n])
 		}
 	}
 	return out
@@ -120,7 +131,7 @@ func (m *masker) imports() {
 	im, le := m.im, binary.LittleEndian
 	for i := range im.sections {
 		s := &im.sections[i]
-		if s.typ != shtRela || int(s.link) >= len(im.sections) || im.sections[s.link].typ != shtDynsym {
+		if s.typ != im.relocations || int(s.link) >= len(im.sections) || im.sections[s.link].typ != shtDynsym {
 			continue
 		}
 		symbols := &im.sections[s.link]
@@ -128,13 +139,12 @@ func (m *masker) imports() {
 			continue
 		}
 		names := im.b[im.sections[symbols.link].off:][:im.sections[symbols.link].size]
-		for off := s.off; off+relaSize <= s.off+s.size; off += relaSize {
-			info := le.Uint64(im.b[off+8:])
-			k := info >> 32
-			if k == 0 || (k+1)*symbolSize > symbols.size {
+		for off := s.off; off+im.layout.relocation <= s.off+s.size; off += im.layout.relocation {
+			r := im.relocation(im.b[off:])
+			if r.symbol == 0 || (r.symbol+1)*im.symbol > symbols.size {
 				continue
 			}
-			at := uint64(le.Uint32(im.b[symbols.off+k*symbolSize:]))
+			at := uint64(le.Uint32(im.b[symbols.off+r.symbol*im.symbol:]))
 			if at >= uint64(len(names)) {
 				continue
 			}
@@ -143,9 +153,8 @@ func (m *masker) imports() {
 				name = name[:n]
 			}
 			l := crc32.ChecksumIEEE(name)
-			slot := le.Uint64(im.b[off:])
-			m.named[slot], m.slots[slot] = l, true
-			m.named[symbols.addr+k*symbolSize] = l
+			m.named[r.place], m.slots[r.place] = l, true
+			m.named[symbols.addr+r.symbol*im.symbol] = l
 		}
 	}
 }

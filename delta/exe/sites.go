@@ -24,8 +24,10 @@ func (s site) size() int {
 	switch s.kind {
 	case absolute64:
 		return 8
-	case index24:
+	case index24, symbol24:
 		return 3
+	case stub96:
+		return 12
 	}
 	return 4
 }
@@ -39,6 +41,8 @@ const (
 	distance32                 // 4 bytes, base minus an address
 	index32                    // 4 bytes, the number of a symbol in the table at base
 	index24                    // 3 bytes, big-endian, the number of a word in the table at base
+	symbol24                   // 3 bytes, the number of a symbol of 16 bytes in the table at base
+	stub96                     // three instructions that add parts of a distance, see arm.go
 
 	// Fields of a word, see arm64.go.
 	branch26
@@ -48,6 +52,11 @@ const (
 	near21
 	page21
 	low12
+
+	// The same, see arm.go.
+	call25
+	branch24
+	place31
 )
 
 // target returns the address that a site holds.
@@ -61,6 +70,11 @@ func (im *image) target(s site) uint64 {
 	case index24:
 		b := im.b[s.off:]
 		return s.base + 4*(uint64(b[0])<<16|uint64(b[1])<<8|uint64(b[2]))
+	case symbol24:
+		b := im.b[s.off:]
+		return s.base + symbolSize32*(uint64(b[2])<<16|uint64(b[1])<<8|uint64(b[0]))
+	case stub96:
+		return s.base + stubDistance(im.b[s.off:])
 	case absolute32:
 		return uint64(int64(int32(binary.LittleEndian.Uint32(im.b[s.off:]))))
 	case distance32:
@@ -89,14 +103,18 @@ func (im *image) sites(shed func(), visit func(site)) {
 	for i := range im.sections {
 		s := &im.sections[i]
 		switch {
-		case s.typ == shtProgbits && s.executable && im.arm64:
+		case s.typ == shtProgbits && s.executable && im.machine == machineARM64:
 			f.codeARM64(s)
+		case s.typ == shtProgbits && s.executable && im.machine == machineARM:
+			f.codeARM(s)
 		case s.typ == shtProgbits && s.executable:
 			f.code(s)
-		case s.typ == shtRela && s.addr != 0:
-			f.relocations(s)
+		case s.typ == im.relocations && s.addr != 0:
+			f.relocated(s)
 		case s.typ == shtDynsym || s.typ == shtSymtab:
 			f.symbols(s)
+		case s.typ == shtARMExidx && im.machine == machineARM:
+			f.unwindIndex(s)
 		}
 	}
 	f.jumpTables()
@@ -209,36 +227,54 @@ func (f *finder) jumpTables() {
 	}
 }
 
-// relocations takes relocations: their places, their addends if these are addresses, and
+// A relocation is an entry of a table of them.
+type relocation struct {
+	place, symbol uint64
+	kind          uint32
+}
+
+func (im *image) relocation(e []byte) relocation {
+	if im.layout == layout32 {
+		info := im.word(e[4:])
+		return relocation{im.word(e), info >> 8, uint32(info & 0xff)}
+	}
+	info := im.word(e[8:])
+	return relocation{im.word(e), info >> 32, uint32(info)}
+}
+
+// relocated takes relocations: their places, their addends if these are addresses, and
 // the pointers themselves.
-func (f *finder) relocations(s *section) {
-	const size = relaSize
-	relative, irelative := uint64(8), uint64(37)
-	if f.arm64 {
+func (f *finder) relocated(s *section) {
+	relative, irelative := uint32(8), uint32(37)
+	if f.machine == machineARM64 {
 		relative, irelative = 1027, 1032
 	}
 	var table *section
 	if int(s.link) < len(f.sections) && f.sections[s.link].typ == shtDynsym {
 		table = &f.sections[s.link]
 	}
-	for off := s.off; off+size <= s.off+s.size; off += size {
-		e := f.b[off:]
-		place := binary.LittleEndian.Uint64(e)
-		l, at, ok := f.offset(place)
+	for off := s.off; off+f.layout.relocation <= s.off+s.size; off += f.layout.relocation {
+		r := f.relocation(f.b[off:])
+		l, at, ok := f.offset(r.place)
 		if !ok {
 			continue
 		}
-		kind, addend := binary.LittleEndian.Uint64(e[8:]), binary.LittleEndian.Uint64(e[16:])
-		f.found(site{off: uint32(off), kind: absolute64})
-		if kind>>32 != 0 && table != nil && (kind>>32+1)*symbolSize <= table.size {
-			f.found(site{off: uint32(off) + 12, kind: index32, base: table.addr})
+		number, addend := site{off: uint32(off) + 12, kind: index32}, true
+		if f.layout == layout32 {
+			number, addend = site{off: uint32(off) + 5, kind: symbol24}, false
 		}
-		if (kind == relative || kind == irelative) && f.mapped(addend) {
+		f.found(site{off: uint32(off), kind: f.pointer})
+		if r.symbol != 0 && table != nil && (r.symbol+1)*f.symbol <= table.size {
+			number.base = table.addr
+			f.found(number)
+		}
+		if addend && (r.kind == relative || r.kind == irelative) && f.mapped(f.word(f.b[off+16:])) {
 			f.found(site{off: uint32(off) + 16, kind: absolute64})
 		}
-		if place-l.addr+8 <= l.fileSize && at+8 <= uint64(len(f.b)) {
-			if v := binary.LittleEndian.Uint64(f.b[at:]); v != 0 && f.mapped(v) {
-				f.found(site{off: uint32(at), kind: absolute64})
+		p := site{off: uint32(at), kind: f.pointer}
+		if n := uint64(p.size()); r.place-l.addr+n <= l.fileSize && at+n <= uint64(len(f.b)) {
+			if v := f.word(f.b[at:]); v != 0 && f.mapped(v) {
+				f.found(p)
 			}
 		}
 	}
@@ -250,13 +286,17 @@ func (f *finder) symbols(s *section) {
 	if int(s.link) < len(f.sections) && f.sections[s.link].addr != 0 {
 		names = &f.sections[s.link]
 	}
-	for off := s.off; off+symbolSize <= s.off+s.size; off += symbolSize {
+	part, value := uint64(6), uint64(8) // where the number of its section is, and its value
+	if f.layout == layout32 {
+		part, value = 14, 4
+	}
+	for off := s.off; off+f.symbol <= s.off+s.size; off += f.symbol {
 		e := f.b[off:]
 		if names != nil && uint64(binary.LittleEndian.Uint32(e)) < names.size {
 			f.found(site{off: uint32(off), kind: relative32, base: names.addr})
 		}
-		if binary.LittleEndian.Uint16(e[6:]) != 0 && f.mapped(binary.LittleEndian.Uint64(e[8:])) {
-			f.found(site{off: uint32(off) + 8, kind: absolute64})
+		if binary.LittleEndian.Uint16(e[part:]) != 0 && f.mapped(f.word(e[value:])) {
+			f.found(site{off: uint32(off + value), kind: f.pointer})
 		}
 	}
 }
