@@ -7,12 +7,14 @@ import "encoding/binary"
 //
 //	call25     BL, BLX, B.W     S:J1:J2:imm10:imm11 in two halfwords, halfwords
 //	branch24   B, BL            imm24 of a word, words
+//	half…      MOVW, MOVT       imm16, one half of an address or a distance each
 //	place31    .ARM.exidx       31 bits, relative to their own place
 //	stub96     .plt             ADD ip, pc, …; ADD ip, ip, …; LDR pc, [ip, …]!
 //
 // A distance to data does not fit into an instruction: it stands in a word behind the function,
 // from which one instruction loads it and another one adds the program counter. The
-// distance counts from the latter, so both have to be found.
+// distance counts from the latter, so both have to be found. In the same way an entry of .got is loaded, whose
+// distance counts from .got. Programs that are always mapped at the same place load addresses, and add nothing.
 const (
 	machineARM  = 40
 	shtARMExidx = 0x70000001
@@ -86,38 +88,111 @@ func b2i(b bool) int {
 	return 0
 }
 
-// A loaded is a register that holds the word at off since the instruction at i.
-type loaded struct{ off, i int }
+// imm16 returns the half that a MOVW or MOVT holds.
+func imm16(k siteKind, w uint32) uint32 {
+	if k == halfLowWord || k == halfHighWord {
+		return w>>4&0xf000 | w&0xfff
+	}
+	return w&0xf<<12 | w>>10&1<<11 | w>>28&7<<8 | w>>16&0xff
+}
 
-// distance visits the word that a register holds, to which the instruction at i of the section adds base.
-func (f *finder) distance(s *section, l *loaded, i int, base uint64) {
-	if l.off > 0 && i-l.i <= addWithin {
-		p := site{off: uint32(s.off) + uint32(l.off), kind: relative32, base: base}
-		if f.mapped(f.target(p)) {
-			f.found(p)
-		}
+func setImm16(k siteKind, w, v uint32) uint32 {
+	w &^= k.fields()
+	if k == halfLowWord || k == halfHighWord {
+		return w | v&0xf000<<4 | v&0xfff
+	}
+	return w | v>>12&0xf | v>>11&1<<10 | v>>8&7<<28 | v&0xff<<16
+}
+
+// registers is what is known of the 16 registers while one goes through the code of a section.
+type registers struct {
+	f   *finder
+	s   *section
+	of  [16]struct{ word, low, high loaded }
+	now int // where in the section the instruction is
+}
+
+// A loaded is what a register holds since the instruction at i: the word at off, or one half of one.
+type loaded struct {
+	off, i int // 0: nothing
+	value  uint32
+}
+
+func (r *registers) recent(l loaded) bool { return l.off > 0 && r.now-l.i <= addWithin }
+
+// word notes that the word at off is loaded.
+func (r *registers) word(n uint32, off int) {
+	if off <= 0 || uint64(off)+4 > r.s.size {
+		return
+	}
+	r.of[n].word = loaded{off: off, i: r.now}
+	if p := (site{off: uint32(r.s.off) + uint32(off), kind: absolute32}); r.f.fixed && r.f.mapped(r.f.target(p)) {
+		r.f.found(p)
+	}
+}
+
+// half notes that the instruction w, of the kind k, loads a half. (One at the very start of a section does not count.)
+func (r *registers) half(n uint32, k siteKind, w uint32) {
+	h := loaded{off: r.now, i: r.now, value: imm16(k, w)}
+	if k == halfLow || k == halfLowWord {
+		r.of[n].low, r.of[n].high = h, loaded{}
+		return
+	}
+	r.of[n].high = h
+	if r.f.fixed {
+		r.both(n, k, 0)
+	}
+}
+
+// both visits the halves in a register, of which k is the kind of the upper one, if they are there.
+func (r *registers) both(n uint32, k siteKind, base uint64) {
+	low, high := r.of[n].low, r.of[n].high
+	if r.recent(low) && r.recent(high) && r.f.mapped(base+uint64(int64(int32(high.value<<16|low.value)))) {
+		r.f.found(site{off: uint32(r.s.off) + uint32(low.off), kind: k - 1, base: base, low: uint16(high.value)})
+		r.f.found(site{off: uint32(r.s.off) + uint32(high.off), kind: k, base: base, low: uint16(low.value)})
+	}
+	r.of[n].low, r.of[n].high = loaded{}, loaded{}
+}
+
+// add visits what a register holds, to which base is added. k is the kind of upper halves.
+func (r *registers) add(n uint32, k siteKind, base uint64) {
+	r.distance(n, base, func(p site) bool { return r.f.mapped(r.f.target(p)) })
+	r.both(n, k, base)
+}
+
+// entry visits the word in a register of which the address of an entry of .got is made.
+func (r *registers) entry(n uint32) {
+	if got := r.f.got; got != nil {
+		r.distance(n, got.addr, func(p site) bool { d := r.f.target(p) - got.addr; return d < got.size && d%4 == 0 })
+	}
+}
+
+func (r *registers) distance(n uint32, base uint64, is func(site) bool) {
+	l := &r.of[n].word
+	if p := (site{off: uint32(r.s.off) + uint32(l.off), kind: relative32, base: base}); r.recent(*l) && is(p) {
+		r.f.found(p)
 	}
 	*l = loaded{}
 }
 
 func (f *finder) codeThumb(s *section, from, to int) {
 	le, b := binary.LittleEndian, f.b[s.off:s.off+s.size]
-	var registers [16]loaded
-	load := func(r, off, i int) {
-		if off > 0 && off+4 <= len(b) {
-			registers[r] = loaded{off, i}
-		}
-	}
+	r := registers{f: f, s: s}
 	for i := from; i+2 <= to; i += 2 {
-		w := le.Uint16(b[i:])
+		r.now = i
+		w := uint32(le.Uint16(b[i:]))
 		pc := s.addr + uint64(i) + 4
 		here := int(pc&^3 - s.addr)
 		switch {
 		case w&0xf800 == 0x4800: // LDR literal
-			load(int(w>>8&7), here+int(w&0xff)*4, i)
+			r.word(w>>8&7, here+int(w&0xff)*4)
 			continue
 		case w&0xff78 == 0x4478: // ADD register, pc
-			f.distance(s, &registers[w&7|w>>4&8], i, pc)
+			r.add(w&7|w>>4&8, halfHigh, pc)
+			continue
+		case w&0xfe00 == 0x5800: // LDR register, [register, register]
+			r.entry(w >> 6 & 7)
+			r.entry(w >> 3 & 7)
 			continue
 		case w < 0xe800:
 			continue
@@ -125,17 +200,25 @@ func (f *finder) codeThumb(s *section, from, to int) {
 		if i+4 > len(b) {
 			return
 		}
-		next := le.Uint16(b[i+2:])
+		next := uint32(le.Uint16(b[i+2:]))
+		both := w | next<<16
 		switch {
 		case w&0xf800 == 0xf000 && (next&0xd000 == 0xd000 || next&0xd001 == 0xc000 || next&0xd000 == 0x9000):
 			p := site{off: uint32(s.off) + uint32(i), kind: call25, base: pc}
-			if f.isCode(callTarget(pc, uint32(w)|uint32(next)<<16)) {
+			if f.isCode(callTarget(pc, both)) {
 				f.found(p)
 			}
+		case w&0xfbf0 == 0xf240 && next>>15 == 0:
+			r.half(next>>8&15, halfLow, both)
+		case w&0xfbf0 == 0xf2c0 && next>>15 == 0:
+			r.half(next>>8&15, halfHigh, both)
+		case w&0xfff0 == 0xf850 && next&0xff0 == 0: // LDR register, [register, register]
+			r.entry(next & 15)
+			r.entry(w & 15)
 		case w == 0xf8df:
-			load(int(next>>12), here+int(next&0xfff), i)
+			r.word(next>>12, here+int(next&0xfff))
 		case w == 0xf85f:
-			load(int(next>>12), here-int(next&0xfff), i)
+			r.word(next>>12, here-int(next&0xfff))
 		}
 		i += 2
 	}
@@ -143,8 +226,9 @@ func (f *finder) codeThumb(s *section, from, to int) {
 
 func (f *finder) codeWords(s *section, from, to int) {
 	le, b := binary.LittleEndian, f.b[s.off:s.off+s.size]
-	var registers [16]loaded
+	r := registers{f: f, s: s}
 	for i := from; i+4 <= to; i += 4 {
+		r.now = i
 		w := le.Uint32(b[i:])
 		pc := s.addr + uint64(i) + 8
 		switch {
@@ -153,15 +237,20 @@ func (f *finder) codeWords(s *section, from, to int) {
 				f.found(p)
 			}
 		case w&0x0f7f0000 == 0x051f0000: // LDR literal
-			off := i + 8 - int(w&0xfff)
 			if w&(1<<23) != 0 {
-				off = i + 8 + int(w&0xfff)
+				r.word(w>>12&15, i+8+int(w&0xfff))
+			} else {
+				r.word(w>>12&15, i+8-int(w&0xfff))
 			}
-			if off > 0 && off+4 <= len(b) {
-				registers[w>>12&15] = loaded{off, i}
-			}
+		case w&0x0ff00000 == 0x03000000:
+			r.half(w>>12&15, halfLowWord, w)
+		case w&0x0ff00000 == 0x03400000:
+			r.half(w>>12&15, halfHighWord, w)
 		case w&0x0fff0ff0 == 0x008f0000, w&0x0fff0ff0 == 0x079f0000: // ADD register, pc, register; LDR register, [pc, register]
-			f.distance(s, &registers[w&15], i, pc)
+			r.add(w&15, halfHighWord, pc)
+		case w&0x0ff00ff0 == 0x07900000: // LDR register, [register, register]
+			r.entry(w & 15)
+			r.entry(w >> 16 & 15)
 		case isStub(b[i:]):
 			if p := (site{off: uint32(s.off) + uint32(i), kind: stub96, base: pc}); f.mapped(f.target(p)) {
 				f.found(p)
@@ -171,31 +260,38 @@ func (f *finder) codeWords(s *section, from, to int) {
 }
 
 // unwindIndex takes .ARM.exidx: pairs of a function and how it is unwound, a place in .ARM.extab where
-// the upper bit is clear. What stands there begins with the place of a handler in the same form.
+// the upper bit is clear. What stands there begins with the place of a handler in the same form,
+// of which there are few: the function's beginning tells these apart.
 func (f *finder) unwindIndex(s *section) {
-	le := binary.LittleEndian
-	place := func(off uint64, addr uint64) (site, bool) {
+	place := func(off, addr uint64) (site, bool) {
 		p := site{off: uint32(off), kind: place31, base: addr}
-		return p, le.Uint32(f.b[off:])>>31 == 0 && f.mapped(f.target(p))
+		return p, binary.LittleEndian.Uint32(f.b[off:])>>31 == 0 && f.mapped(f.target(p))
+	}
+	at := func(addr, n uint64) (off uint64, ok bool) {
+		l, off, ok := f.offset(addr)
+		return off, ok && addr-l.addr+n <= l.fileSize && off+n <= uint64(len(f.b))
 	}
 	for i := uint64(0); i+8 <= s.size; i += 8 {
-		p, ok := place(s.off+i, s.addr+i)
+		function, ok := place(s.off+i, s.addr+i)
 		if !ok {
 			continue
 		}
-		p.index = true
-		f.found(p)
+		begins := f.target(function)
+		function.index = true
+		f.found(function)
 		const cannotUnwind = 1
-		if le.Uint32(f.b[s.off+i+4:]) == cannotUnwind {
+		table, ok := place(s.off+i+4, s.addr+i+4)
+		if !ok || binary.LittleEndian.Uint32(f.b[table.off:]) == cannotUnwind {
 			continue
 		}
-		if p, ok = place(s.off+i+4, s.addr+i+4); !ok {
-			continue
-		}
-		f.found(p)
-		addr := f.target(p)
-		if l, off, ok := f.offset(addr); ok && addr-l.addr+4 <= l.fileSize && off+4 <= uint64(len(f.b)) {
-			if p, ok := place(off, addr); ok {
+		unwinding := f.target(table)
+		f.found(table)
+		if off, ok := at(unwinding, 4); ok {
+			if p, ok := place(off, unwinding); ok {
+				const before, n = 12, 20
+				if code, ok := at(begins, n-before); ok && code > before {
+					p.name, p.nameLen = uint32(code-before), n
+				}
 				f.found(p)
 			}
 		}

@@ -34,6 +34,10 @@ func (k siteKind) fields() uint32 {
 		return callFields
 	case branch24:
 		return 1<<24 - 1
+	case halfLow, halfHigh:
+		return 0x70ff<<16 | 0x40f
+	case halfLowWord, halfHighWord:
+		return 0xf0fff
 	case place31:
 		return 1<<31 - 1
 	case branch26:
@@ -60,6 +64,10 @@ func wordTarget(s site, w uint32) uint64 {
 		return callTarget(s.base, w)
 	case branch24:
 		return s.base + signed(w, 24)*4
+	case halfLow, halfLowWord:
+		return s.base + signed(uint32(s.low)<<16|imm16(s.kind, w), 32)
+	case halfHigh, halfHighWord:
+		return s.base + signed(imm16(s.kind, w)<<16|uint32(s.low), 32)
 	case place31:
 		return s.base + signed(w, 31)
 	case branch26:
@@ -87,6 +95,10 @@ func setWord(s site, w uint32, t, base uint64) uint32 {
 		v = uint32((t-base)>>2) & (1<<24 - 1)
 	case place31:
 		v = uint32(t-base) & (1<<31 - 1)
+	case halfLow, halfLowWord:
+		return setImm16(s.kind, w, uint32(t-base))
+	case halfHigh, halfHighWord:
+		return setImm16(s.kind, w, uint32(t-base)>>16)
 	case branch26:
 		v = uint32((t-base)>>2) & (1<<26 - 1)
 	case branch14:

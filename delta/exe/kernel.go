@@ -33,9 +33,6 @@ func kernelTables() []kernelTable {
 
 // kernel visits what only kernels have.
 func (f *finder) kernel() {
-	if f.section("__ksymtab") == nil {
-		return
-	}
 	for _, t := range kernelTables() {
 		s := f.section(t.name)
 		if s == nil {

@@ -17,7 +17,7 @@ type site struct {
 	name    uint32 // where in the file the name of the target is, 0 if that is not known
 	nameLen uint16
 
-	low uint16 // page21: the rest of the address, which another instruction adds
+	low uint16 // page21: the rest of the address, which another instruction adds; half…: the other half
 }
 
 func (s site) size() int {
@@ -57,6 +57,10 @@ const (
 	call25
 	branch24
 	place31
+	halfLow // followed by its upper half
+	halfHigh
+	halfLowWord
+	halfHighWord
 )
 
 // target returns the address that a site holds.
@@ -94,12 +98,15 @@ type finder struct {
 	seen   int      // bytes since shed was called
 	taken  []uint64 // one bit for every byte of the file
 	tables []uint64 // addresses that code takes and that are not of code
+	got    *section // .got, or nil
+	fixed  bool     // the program is always mapped at the same place
 }
 
 // sites visits all that can be recognised. No two that are visited overlap.
 // From time to time it calls shed.
 func (im *image) sites(shed func(), visit func(site)) {
-	f := &finder{image: im, visit: visit, shed: shed, taken: make([]uint64, len(im.b)/64+1)}
+	f := &finder{image: im, visit: visit, shed: shed, taken: make([]uint64, len(im.b)/64+1), got: im.section(".got"),
+		fixed: binary.LittleEndian.Uint16(im.b[16:]) == typeExec}
 	for i := range im.sections {
 		s := &im.sections[i]
 		switch {
@@ -124,7 +131,32 @@ func (im *image) sites(shed func(), visit func(site)) {
 	if s := im.section(".eh_frame_hdr"); s != nil {
 		f.frameIndex(s)
 	}
-	f.kernel()
+	switch {
+	case f.section("__ksymtab") != nil:
+		f.kernel()
+	case f.fixed && f.layout == layout64:
+		for i := range im.sections {
+			if s := &im.sections[i]; s.typ == shtProgbits && !s.executable && s.addr != 0 {
+				f.pointers(s)
+			}
+		}
+	}
+}
+
+// pointers takes words of data that are addresses: programs that are always mapped at the same place have
+// no relocations that would say where these are. (Of 64 bits: too many small numbers look like addresses of 32.
+// Two versions of a Go program: 326,725 bytes → 279,426; with words of 32 bits, for ARM, 296,458 → 373,516. A kernel
+// says where its addresses are: P3 7,030,017, with this 7,106,687.)
+func (f *finder) pointers(s *section) {
+	p := site{kind: f.pointer}
+	n := uint64(p.size())
+	for off := (s.off + n - 1) &^ (n - 1); off+n <= s.off+s.size; off += n {
+		if v := f.word(f.b[off:]); v != 0 && f.mapped(v) {
+			p.off = uint32(off)
+			f.found(p)
+		}
+		f.saw(int(n))
+	}
 }
 
 const (

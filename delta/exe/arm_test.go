@@ -1,0 +1,260 @@
+package exe
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// Each instruction of ARM says what it was made to say, and the rest of it stays.
+func TestInstructionsARM(t *testing.T) {
+	const pc = 0x412344
+	for _, c := range []struct {
+		kind   siteKind
+		w      uint32
+		low    uint16
+		target uint64
+	}{
+		{call25, 0xf800f000, 0, pc + 1<<24 - 2}, {call25, 0xf800f000, 0, pc - 1<<22}, // BL
+		{call25, 0xe800f000, 0, pc + 4096}, {call25, 0xe800f000, 0, pc - 4096}, // BLX
+		{call25, 0xb800f000, 0, pc + 2}, // B.W
+		{branch24, 0xeb000000, 0, pc + 1<<25 - 4}, {branch24, 0x0affffff, 0, pc - 1<<22},
+		{place31, 0x80000000, 0, pc + 1<<30 - 1}, {place31, 0x7fffffff, 0, pc - 1<<22},
+	} {
+		s := site{kind: c.kind, base: pc, low: c.low}
+		w := setWord(s, c.w, c.target, pc)
+		if got := wordTarget(s, w); got != c.target {
+			t.Errorf("kind %d, %08x: leads to %x, want %x", c.kind, w, got, c.target)
+		}
+		if (w^c.w)&^c.kind.fields() != 0 {
+			t.Errorf("kind %d: %08x became %08x", c.kind, c.w, w)
+		}
+		if mark(c.kind, w, 0) != mark(c.kind, c.w, 0) {
+			t.Errorf("kind %d: masks differ", c.kind)
+		}
+	}
+	for _, k := range []siteKind{halfHigh, halfHighWord} {
+		const base, target = 0x1000, 0x8765f321
+		low := setWord(site{kind: k - 1}, ^uint32(0), target, base)
+		high := setWord(site{kind: k}, 0, target, base)
+		l := site{kind: k - 1, base: base, low: uint16(imm16(k, high))}
+		h := site{kind: k, base: base, low: uint16(imm16(k-1, low))}
+		if got := uint32(wordTarget(l, low)); got != target {
+			t.Errorf("lower half: %x", got)
+		}
+		if got := uint32(wordTarget(h, high)); got != target {
+			t.Errorf("upper half: %x", got)
+		}
+		if low|k.fields() != ^uint32(0) || high&^k.fields() != 0 {
+			t.Errorf("%08x and %08x outside of the field", low, high)
+		}
+	}
+}
+
+// buildARM links a program as build does, with 32 bits: in Thumb, or in instructions of a word, and
+// with distances or, where it is fixed, with addresses.
+func (p *program) buildARM(thumb, fixed bool) []byte {
+	le := binary.LittleEndian
+	a := &assembler{base: 0x10000, at: uint64(layout32.header + 2*layout32.phdr)}
+	n := len(p.functions)
+	const fixedSize = 4 * 13
+	var starts []int
+	codeSize := 0
+	for _, f := range p.functions {
+		starts = append(starts, codeSize)
+		codeSize += len(f)/4*4 + fixedSize
+	}
+	plt := a.add(".plt", shtProgbits, 4, 12*len(p.imports))
+	text := a.add(".text", shtProgbits, 4, codeSize)
+	strs := a.add(".rodata", shtProgbits, 0, 0)
+	var strAt []uint64
+	for _, s := range p.strings {
+		strAt = append(strAt, strs.addr+uint64(len(strs.data)))
+		strs.data = append(append(strs.data, s...), 0)
+	}
+	a.at += uint64(len(strs.data))
+	tables := a.add(".ARM.extab", shtProgbits, 0, 12*n)
+	index := a.add(".ARM.exidx", shtARMExidx, 0, 8*n)
+	names := a.add(".dynstr", 3, 0, 1)
+	sym := a.add(".dynsym", shtDynsym, 0, symbolSize32*(len(p.imports)+1))
+	a.at += uint64(20 * len(p.imports))
+	rel := a.add(".rel.dyn", shtRel, 0, 8*(n+len(p.imports)))
+	rel.link, sym.link = 1+slices.Index(a.s, sym), 1+slices.Index(a.s, names)
+	got := a.add(".got", shtProgbits, 0, 4*len(p.imports))
+	data := a.add(".data", shtProgbits, 0, 4*n)
+
+	put := func(s *buildSection, at int, k siteKind, w uint32, base, target uint64) {
+		le.PutUint32(s.data[at:], setWord(site{kind: k}, w, target, base))
+	}
+	fn := func(i int) uint64 { return text.addr + uint64(starts[i%n]) }
+	for i, f := range p.functions {
+		at := starts[i]
+		for k := 0; k+4 <= len(f); k, at = k+4, at+4 {
+			le.PutUint32(text.data[at:], 0xe3a01000|uint32(f[k]))
+			if thumb {
+				le.PutUint32(text.data[at:], 0x21002000|uint32(f[k])|uint32(i%16)<<16) // movs, movs
+			}
+		}
+		here := text.addr + uint64(at)
+		s, stub, slot := strAt[i%len(strAt)], plt.addr+12*uint64(i%len(p.imports)), uint64(4*(i%len(p.imports)))
+		code := text.data[at:]
+		words := func(w ...uint32) {
+			for k, v := range w {
+				le.PutUint32(code[4*k:], v)
+			}
+		}
+		base := uint64(0)
+		if thumb {
+			if !fixed {
+				base = here + 8
+			}
+			// ldr r3, =string; ldr r2, =slot; add r3, pc; ldr r2, [r4, r2]; bl; blx; movw, movt; add r5, pc; nop; bx lr
+			words(0x4a094b08, 0x58a2447b, 0, 0, 0, 0, 0xbf00447d, 0xbf004770, 0xbf00bf00)
+			put(text, at+8, call25, 0xf800f000, here+12, fn(i*7+2))
+			put(text, at+12, call25, 0xe800f000, here+16, stub)
+			b := uint64(0)
+			if !fixed {
+				b = here + 28
+			}
+			put(text, at+16, halfLow, 0x0500f240, b, fn(i*3))
+			put(text, at+20, halfHigh, 0x0500f2c0, b, fn(i*3))
+			le.PutUint32(code[36:], uint32(s-base))
+			le.PutUint32(code[40:], uint32(slot))
+		} else {
+			if !fixed {
+				base = here + 16
+			}
+			// ldr r3, =string; ldr r2, =slot; add r3, pc, r3; ldr r2, [r4, r2]; bl; bl; movw, movt; add r5, pc, r5; bx lr
+			b, add := uint64(0), uint32(0xe1a00000) // nop
+			if !fixed {
+				b, add = here+40, 0xe08f5005
+			}
+			words(0xe59f3020, 0xe59f2020, 0xe08f3003, 0xe7942002, 0, 0, 0, 0, add, 0xe12fff1e)
+			put(text, at+16, branch24, 0xeb000000, here+24, fn(i*7+2))
+			put(text, at+20, branch24, 0xeb000000, here+28, stub)
+			put(text, at+24, halfLowWord, 0xe3005000, b, fn(i*3))
+			put(text, at+28, halfHighWord, 0xe3405000, b, fn(i*3))
+			le.PutUint32(code[40:], uint32(s-base))
+			le.PutUint32(code[44:], uint32(slot))
+		}
+		le.PutUint32(data.data[4*i:], uint32(fn(i*3)))
+		le.PutUint32(rel.data[8*i:], uint32(data.addr)+uint32(4*i))
+		le.PutUint32(rel.data[8*i+4:], 23)
+		put(index, 8*i, place31, 0, index.addr+uint64(8*i), fn(i))
+		put(index, 8*i+4, place31, 0, index.addr+uint64(8*i)+4, tables.addr+uint64(12*i))
+		put(tables, 12*i, place31, 0, tables.addr+uint64(12*i), plt.addr)
+		copy(tables.data[12*i+4:], "\xb0\xb0\xa8\x80")
+	}
+	for i, name := range p.imports {
+		le.PutUint32(sym.data[symbolSize32*(i+1):], uint32(len(names.data)))
+		names.data = append(append(names.data, name...), 0)
+		slot := got.addr + uint64(4*i)
+		for k, w := range []uint32{0xe28fc600, 0xe28cca00, 0xe5bcf000} {
+			le.PutUint32(plt.data[12*i+4*k:], w)
+		}
+		setStub(plt.data[12*i:], slot-(plt.addr+uint64(12*i)+8))
+		le.PutUint32(rel.data[8*(n+i):], uint32(slot))
+		le.PutUint32(rel.data[8*(n+i)+4:], uint32(i+1)<<8|22)
+	}
+	kind := uint16(typeDyn)
+	if fixed {
+		kind = typeExec
+	}
+	return a.file32(kind)
+}
+
+// file32 is file, with headers of 32 bits.
+func (a *assembler) file32(kind uint16) []byte {
+	le := binary.LittleEndian
+	shstr := &buildSection{name: ".shstrtab", typ: 3, off: a.at}
+	all := append([]*buildSection{{}}, append(slices.Clone(a.s), shstr)...)
+	b := make([]byte, a.at)
+	var nameAt []int
+	for _, s := range all {
+		nameAt = append(nameAt, len(shstr.data))
+		shstr.data = append(append(shstr.data, s.name...), 0)
+		if s.off < a.at {
+			copy(b[s.off:], s.data)
+		}
+	}
+	b = append(b, shstr.data...)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	shoff := len(b)
+	for i, s := range all {
+		for _, v := range []uint32{uint32(nameAt[i]), s.typ, uint32(s.flags), uint32(s.addr), uint32(s.off), uint32(len(s.data)), uint32(s.link), 0, 0, 0} {
+			b = le.AppendUint32(b, v)
+		}
+	}
+	clear(b[:layout32.header])
+	copy(b, "\x7fELF\x01\x01\x01")
+	le.PutUint16(b[16:], kind)
+	le.PutUint16(b[18:], machineARM)
+	le.PutUint32(b[28:], uint32(layout32.header))
+	le.PutUint32(b[32:], uint32(shoff))
+	for i, v := range []uint64{layout32.phdr, 2, layout32.shdr, uint64(len(all)), uint64(len(all) - 1)} {
+		le.PutUint16(b[42+2*i:], uint16(v))
+	}
+	for i, v := range []uint32{ptLoad, 0, uint32(a.base), 0, uint32(a.at), uint32(a.at) + 1000, 5} {
+		le.PutUint32(b[int(layout32.header)+4*i:], v)
+	}
+	return b
+}
+
+func TestProgramsARM(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		thumb, fixed bool
+	}{{"Thumb", true, false}, {"Thumb, fixed", true, true}, {"words", false, false}, {"words, fixed", false, true}} {
+		t.Run(c.name, func(t *testing.T) {
+			old, new := newProgram(false).buildARM(c.thumb, c.fixed), grown(false).buildARM(c.thumb, c.fixed)
+			same := bytes.Clone(old)
+			if !Rewrite(same, old, []Move{{0, 0, int64(len(old))}}) || !bytes.Equal(same, old) {
+				t.Error("it changes where nothing moves")
+			}
+			_, got, want := compared(t, old, new)
+			t.Logf("%d bytes to say, %d without addresses, of %d", got, want, len(new))
+			if got*4 > want {
+				t.Errorf("%d bytes to say, %d without addresses", got, want)
+			}
+		})
+	}
+}
+
+// A fixed program of 64 bits has no relocations that say where its pointers are.
+func TestFixedPointers(t *testing.T) {
+	strip := func(b []byte) []byte { // relocations become something else
+		im := parse(b)
+		shoff := binary.LittleEndian.Uint64(b[40:])
+		for i := range im.sections {
+			if im.sections[i].typ == shtRela {
+				binary.LittleEndian.PutUint32(b[shoff+uint64(i)*shdrSize+4:], shtNobits)
+				clear(b[im.sections[i].off:][:im.sections[i].size])
+			}
+		}
+		return b
+	}
+	old, new := strip(newProgram(false).build()), strip(grown(false).build())
+	_, got, want := compared(t, old, new)
+	t.Logf("%d bytes to say, %d without addresses, of %d", got, want, len(new))
+	if got*4 > want {
+		t.Errorf("%d bytes to say, %d without addresses", got, want)
+	}
+}
+
+func FuzzARM(f *testing.F) {
+	for _, thumb := range []bool{false, true} {
+		f.Add(newProgram(false).buildARM(thumb, thumb), int64(100), int64(200), int64(5000))
+	}
+	f.Fuzz(func(t *testing.T, old []byte, from, to, n int64) {
+		Mask(old)
+		moves := []Move{{from, to, n}, {to, from, n}}
+		x, y := bytes.Clone(old), bytes.Clone(old)
+		if Rewrite(x, old, slices.Clone(moves)) != Rewrite(y, old, slices.Clone(moves)) || !bytes.Equal(x, y) {
+			t.Fatal(fmt.Sprint("not the same each time: ", moves))
+		}
+	})
+}
