@@ -16,12 +16,13 @@ const (
 	stepModules  = "modules"  // tables of kernel modules are brought up to date
 	stepHints    = "hints"    // types and checksums of a kernel's modules, together
 	stepPrograms = "programs" // addresses of programs and libraries are brought up to date
+	stepKernels  = "kernels"  // compressed kernels are brought up to date, and compressed again
 	stepListing  = "listing"  // names and attributes are compared with the old ones
 )
 
 // Steps returns the names that MakeOptions.Without takes.
 func Steps() []string {
-	return []string{stepNumbers, stepSimilar, stepCopies, stepUnpack, stepMembers, stepModules, stepHints, stepPrograms, stepListing}
+	return []string{stepNumbers, stepSimilar, stepCopies, stepUnpack, stepMembers, stepModules, stepHints, stepPrograms, stepKernels, stepListing}
 }
 
 func (o *MakeOptions) checkSteps() error {

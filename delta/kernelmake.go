@@ -55,7 +55,7 @@ func (s sinkAppender) Write(p []byte) (int, error) { return len(p), s.put(p, 0, 
 
 // kernel looks whether a compressed kernel is best made of the program in an old one.
 func (m *maker) kernel(ctx context.Context, data []byte, cands []candidate, f *made) error {
-	if !redeflate.IsKernel(data) {
+	if m.o.without(stepKernels) || !redeflate.IsKernel(data) {
 		return nil
 	}
 	new, ok := kernelInsideOf(data)

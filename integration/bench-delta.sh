@@ -125,7 +125,7 @@ low() { local r=$WORK/run
   row "$P" "btrovl bundle, 64 MiB" "$(bytes "$r/low.btrovl")" "make: $T"
   update "$r/low.btrovl"; rm "$r/low.btrovl"; }
 ablate() { local r=$WORK/run step
-  for step in numbers similar copies unpack members modules hints programs listing; do
+  for step in numbers similar copies unpack members modules hints programs kernels listing; do
     timed ablate "$BTROVL bundle create --without $step --from old=$D/old --to new=$D/new --key $r/vendor.key --spool $r -o $r/a.btrovl"
     row "$P" "  without $step" "$(bytes "$r/a.btrovl")" "make: $T"; rm "$r/a.btrovl"; done; }
 update() { # BUNDLE: applied in a pool of its own on the pairs' file system
