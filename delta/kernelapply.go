@@ -194,7 +194,8 @@ func (a *applier) recompressFrom(r *redeflate.Restorer, j *job, out *checked, pl
 	return err
 }
 
-// restoreFree is what compressing again takes of no other's memory; beyond it, less is left for objects.
+// restoreFree is what compressing again takes of no other's memory; beyond it, less is left for objects. Packed
+// objects are many, and none of them may be at work beside a kernel.
 const restoreFree = 16 << 20
 
 // hold returns how much of the memory for objects a record takes that is compressed again, and
@@ -208,7 +209,10 @@ func (a *applier) hold(j *job) (int64, error) {
 	if limit := restoreLimit(a.memory); need > limit {
 		return 0, damaged("a file that takes %d bytes of memory where %d are allowed", need, limit)
 	}
-	return min(max(need-restoreFree, 0), a.objectLimit), nil
+	if j.rec.method != methodPacked {
+		need -= restoreFree
+	}
+	return min(max(need, 0), a.objectLimit), nil
 }
 
 // recipe reads what a record has in the recipe stream.

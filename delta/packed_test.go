@@ -147,8 +147,13 @@ func TestPackedMemory(t *testing.T) {
 	}
 	a := newApplier(&bundle.Manifest{}, nil, newStage(os.Stdin, &listing{}, &listing{}), ApplyOptions{})
 	j := &job{rec: &k.rec, recipe: k.recipe}
-	if held, err := a.hold(j); err != nil || held != 0 {
-		t.Errorf("in the memory that is usual: %d, %v", held, err)
+	need, err := redeflate.Memory(k.recipe, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All of it is held: none may be at work beside a kernel.
+	if held, err := a.hold(j); err != nil || held != need+k.rec.memory() {
+		t.Errorf("in the memory that is usual: %d, %v; it needs %d", held, err, need+k.rec.memory())
 	}
 	a.memory = 4 << 20
 	var damage *bundle.DamageError

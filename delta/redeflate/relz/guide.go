@@ -452,9 +452,7 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 	kind := g.kind[context*8:][:8]
 	if g.kindUse[context] != g.use {
 		g.kindUse[context] = g.use
-		if g.priors != nil {
-			copy(kind, g.priors.kind[context*8:])
-		} else {
+		if g.priors == nil || copy(kind, g.priors.group(context)) == 0 {
 			setup(kind)
 		}
 	}

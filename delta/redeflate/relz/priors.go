@@ -1,6 +1,9 @@
 package relz
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // Priors are the probabilities with which a guide begins: what streams like the one at hand had in the end. Most of what
 // the recipe of a small stream takes is spent on learning these; with priors, those of kernel modules are
@@ -10,7 +13,34 @@ import "encoding/binary"
 type Priors struct {
 	zstd   bool
 	tables [][]prob // in the order of guide.tables
-	kind   []prob
+	kind   []prob   // groups of 8
+	groups []uint16 // where in kind that of a context is, 0 if it is as at first; nil: all are there, in order
+}
+
+// group returns the probabilities of kinds in a context, nil where they are as at first.
+func (p *Priors) group(context int) []prob {
+	if p.groups != nil {
+		if context = int(p.groups[context]); context == 0 {
+			return nil
+		}
+	}
+	return p.kind[context*8:][:8]
+}
+
+// compact keeps only groups that are not as at first: few, of a table of megabytes.
+func (p *Priors) compact() {
+	kept := make([]prob, 8, 8<<10) // that of 0
+	groups := make([]uint16, len(p.kind)/8)
+	for i := range groups {
+		for _, v := range p.kind[i*8:][:8] {
+			if v != probInit && len(kept)/8 < 1<<16 {
+				groups[i] = uint16(len(kept) / 8)
+				kept = append(kept, p.kind[i*8:][:8]...)
+				break
+			}
+		}
+	}
+	p.kind, p.groups = slices.Clip(kept), groups
 }
 
 // NewPriors returns priors that know nothing, of LZMA2 or of Zstandard, for [History.Train].
@@ -85,15 +115,22 @@ const (
 func (p *Priors) Encode() []byte {
 	b := []byte{byte(b2u(p.zstd))}
 	last, at := 0, 0
-	for _, t := range append(p.tables[:len(p.tables):len(p.tables)], p.kind) {
-		for _, v := range t {
+	add := func(t []prob) {
+		for i, v := range t {
 			if v > probInit+priorLeast || v < probInit-priorLeast {
-				b = binary.AppendUvarint(b, uint64(at-last))
+				b = binary.AppendUvarint(b, uint64(at+i-last))
 				b = append(b, byte(v/priorStep))
-				last = at
+				last = at + i
 			}
-			at++
 		}
+	}
+	for _, t := range p.tables {
+		add(t)
+		at += len(t)
+	}
+	for i := range kindProbs / 8 {
+		add(p.group(i))
+		at += 8
 	}
 	return b
 }
@@ -124,5 +161,6 @@ func DecodePriors(b []byte) (*Priors, error) {
 		}
 		all[0][at] = v
 	}
+	p.compact()
 	return p, nil
 }
