@@ -77,10 +77,6 @@ func (m *maker) kernel(ctx context.Context, data []byte, cands []candidate, f *m
 	return nil
 }
 
-// kernelSpare is what tables for compressing a kernel again leave of the memory that they might take. Without it, updates
-// were killed in a memory cgroup of 128 MiB, with as much stated, while other streams had large windows.
-const kernelSpare = 8 << 20
-
 // kernelAfter makes a kernel of one old kernel; nil where that cannot be done in the memory that
 // applying may take.
 func (m *maker) kernelAfter(ctx context.Context, data []byte, c candidate, new, old *kernelInside) (*made, error) {
@@ -90,7 +86,7 @@ func (m *maker) kernelAfter(ctx context.Context, data []byte, c candidate, new, 
 	}
 	k := &made{rec: record{method: methodKernel, sources: []source{{index: c.index, expanded: true}}, plain: int64(len(new.plain)),
 		head: int64(exe.HeadSize(new.text())), moves: moves, kernel: kernelRecord{old: old.program, new: new.program}}}
-	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: k.rec.redeflateMoves(), MaxPlain: maxKernel, Memory: restoreLimit(m.o.Memory) - kernelSpare - k.rec.memory()})
+	u, err := redeflate.Unpack(data, redeflate.Options{Old: c.data, Moves: k.rec.redeflateMoves(), MaxPlain: maxKernel, Memory: restoreLimit(m.o.Memory) - k.rec.memory()})
 	if err != nil || !bytes.Equal(u.Plain, new.plain) {
 		return nil, nil // what cannot be made again is shipped in another way
 	}
