@@ -7,7 +7,6 @@ import (
 	"math"
 
 	"github.com/btrovl/btrovl/delta/exe"
-	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
 // file finds the smallest way to make a new file.
@@ -114,17 +113,6 @@ func (m *maker) candidates(ctx context.Context, i int, data []byte) ([]candidate
 		}
 	}
 	return c, nil
-}
-
-func (m *maker) unpack(data []byte) *redeflate.Unpacked {
-	if m.o.without(stepUnpack) {
-		return nil
-	}
-	u, err := redeflate.Unpack(data, redeflate.Options{})
-	if err != nil {
-		return nil
-	}
-	return u
 }
 
 // patch tries each candidate and none, and keeps the smallest.

@@ -185,6 +185,9 @@ func (a *applier) recompressFrom(r *redeflate.Restorer, j *job, out *checked, pl
 		err = damaged("a wrong recipe: %v", bad)
 	}
 	if errors.Is(err, redeflate.ErrOld) {
+		if len(j.rec.sources) == 0 || j.rec.sources[0].new {
+			return damaged("a recipe that wants an old file, of a record that has none")
+		}
 		err = &SourceError{Path: a.olds.entries[j.rec.sources[0].index].path, Want: "what the recipe was made with", Have: err.Error()}
 	}
 	if err == nil {
@@ -195,7 +198,7 @@ func (a *applier) recompressFrom(r *redeflate.Restorer, j *job, out *checked, pl
 }
 
 // restoreFree is what compressing again takes of no other's memory; beyond it, less is left for objects. Packed
-// objects are many, and none of them may be at work beside a kernel.
+// objects are many: they hold all that they take, and so none is at work beside a kernel that takes what it may.
 const restoreFree = 16 << 20
 
 // hold returns how much of the memory for objects a record takes that is compressed again, and

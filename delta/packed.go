@@ -10,7 +10,7 @@ import (
 )
 
 // A packed object (methodPacked) is a relocatable ELF file inside of a compressed one, as
-// distributions ship kernel modules (.ko.xz, .ko.gz): plain is made as an object is (object.go) from what
+// distributions ship kernel modules (.ko.xz, .ko.gz, .ko.zst): plain is made as an object is (object.go) from what
 // is inside of the old file, and compressed by the recipe. Which source bytes were used for
 // which of the new ones is what the recipe takes for moves.
 //
@@ -182,6 +182,9 @@ func (a *applier) forgetBuffers() {
 // sortedMoves says in the order of the new object which source bytes were used. The parts of
 // an object, and so the moves, do not follow one another in the file.
 func (b *objectBuilder) sortedMoves() []redeflate.Move {
+	if b.moves == nil {
+		b.moves = []redeflate.Move{} // moves of which there are none, not no moves
+	}
 	slices.SortFunc(b.moves, func(x, y redeflate.Move) int { return int(x.New - y.New) })
 	return b.moves
 }

@@ -162,6 +162,24 @@ func TestPackedMemory(t *testing.T) {
 	}
 }
 
+// A recipe that wants an old file is damage where its record has no source.
+func TestRecipeWithoutSource(t *testing.T) {
+	one, two := object(1, 0), object(1, 40)
+	m := estimator(t)
+	k, err := m.packedAfter(t.Context(), kbuildXz(t, two), candidate{data: kbuildXz(t, one)}, two, one)
+	if err != nil || k == nil {
+		t.Fatal(k, err)
+	}
+	a := newApplier(&bundle.Manifest{}, nil, newStage(os.Stdin, &listing{}, &listing{}), ApplyOptions{})
+	for _, sources := range [][]source{nil, {{index: 7, new: true}}} {
+		j := &job{rec: &record{method: methodRestore, sources: sources, size: 1 << 20}, recipe: k.recipe}
+		var damage *bundle.DamageError
+		if err := a.recompressFrom(&redeflate.Restorer{Workers: 2}, j, &checked{sink: &memorySink{limit: 1 << 20}, a: a}, bytes.NewReader(two)); !errors.As(err, &damage) {
+			t.Errorf("%d sources: %v", len(sources), err)
+		}
+	}
+}
+
 // estimator returns a maker that can compare objects.
 func estimator(t testing.TB) *maker {
 	z, err := zstd.NewWriter(nil)

@@ -61,7 +61,7 @@ const (
 	methodCopy    method = iota // the whole first source
 	methodPatch                 // operations
 	methodRestore               // operations make plain, the recipe makes the file of it
-	methodObject                // operations on a relocatable ELF file in phases, see relocate.go
+	methodObject                // operations on a relocatable ELF file in phases, see object.go
 	methodProgram               // operations on a linked ELF file along moves, see program.go
 	methodKernel                // a program inside of a compressed file, see kernel.go
 	methodPacked                // an object inside of a compressed file, see packed.go

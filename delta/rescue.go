@@ -64,7 +64,8 @@ type failures struct {
 func (a *applier) tolerate(j *job, err error) bool {
 	var source *SourceError
 	var damage *bundle.DamageError
-	because := errors.As(err, &source) || errors.Is(err, unix.EIO) || j.rec.inPieces() && errors.As(err, &damage)
+	because := errors.As(err, &source) || errors.Is(err, unix.EIO) ||
+		(j.rec.inPieces() || j.rec.recompressed() && len(j.rec.sources) > 0) && errors.As(err, &damage)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if !because || !a.failed.allowed {
@@ -90,7 +91,10 @@ func (a *applier) giveUp(ctx context.Context, j *job) error {
 // wants reports whether a record of the rescue section is to be made: after its file failed,
 // or where a file that stays is not what it should be.
 func (a *applier) wants(rec *record) bool {
-	if _, failed := a.failed.files[rec.index]; failed || a.checkAll {
+	a.mu.Lock() // workers take out what they have made
+	_, failed := a.failed.files[rec.index]
+	a.mu.Unlock()
+	if failed || a.checkAll {
 		return true
 	}
 	k := a.stage.keep[rec.index]

@@ -4,7 +4,7 @@ import "encoding/binary"
 
 // A Linux kernel for x86 (Documentation/arch/x86/boot.rst): code that
 // decompresses, and behind it the kernel proper, the payload, compressed by gzip
-// -9 or xz (or by what cannot be made again: zstd, lz4, lzo, bzip2).
+// -9, xz or zstd (or by what cannot be made again: lz4, lzo, bzip2).
 const (
 	kernelHeader  = 0x250
 	kernelSectors = 0x1f1

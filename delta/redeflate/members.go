@@ -3,7 +3,8 @@ package redeflate
 import "bytes"
 
 // Members calls member with each file in the archives that data holds or is, as far as these can be read: those
-// that Unpack would call members, and more, because nothing need be made again.
+// that Unpack would call members, and more, because nothing need be made again. What holds more than
+// a gigabyte is an error.
 func Members(data []byte, member func(path string, content []byte)) error {
 	if isZip(data) {
 		u, err := Unpack(data, Options{NoVerify: true})
@@ -13,12 +14,12 @@ func Members(data []byte, member func(path string, content []byte)) error {
 		u.members(member)
 		return nil
 	}
-	var plain bytes.Buffer
+	plain := limitedBuffer{limit: defaultMaxPlain}
 	contents, err := Contents(&plain, bytes.NewReader(data), int64(len(data)))
 	if err != nil {
 		return err
 	}
-	b, at := plain.Bytes(), int64(0)
+	b, at := plain.b, int64(0)
 	look := func(p []byte) {
 		u := unpacker{o: Options{MaxPlain: defaultMaxPlain}, encoders: map[string]int64{}}
 		u.content(p, 1)

@@ -163,6 +163,7 @@ func (r *Restorer) history(o operation) (*relz.History, error) {
 		return nil, ErrOld
 	}
 	if l := r.learned; l == nil || l.at != o.old.at || l.op != o.old.op || l.stream != o.old.stream {
+		r.learned = nil // not beside the next
 		if err := o.old.learn(nil, r.Old, r.Moves); err != nil {
 			return nil, fmt.Errorf("%w: %v", ErrOld, err)
 		}

@@ -272,6 +272,7 @@ func (r *Restorer) xz(w io.Writer, plain io.Reader, o operation) error {
 	x.stream = s
 	sums := &blockSums{r: plain, h: h, blocks: blocks, sums: make(chan []byte, len(blocks))}
 	r.packed.reset(mostPacked(slices.Max(blocks)))
+	sums.complete() // nothing is read of a file without content
 	var records []xzRecord
 	if _, err := w.Write(x.start()); err != nil {
 		return err

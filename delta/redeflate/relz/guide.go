@@ -475,7 +475,7 @@ func (g *guide) next(t Token, limit int) (Token, bool) {
 			return t, false
 		}
 	}
-	if int(t.Len) > limit || int(t.Len) > g.longest || t.Len < minLength && t.Kind != Literal && t.Kind != Short {
+	if int64(t.Len) > int64(limit) || int64(t.Len) > int64(g.longest) || t.Len < minLength && t.Kind != Literal && t.Kind != Short {
 		return t, false
 	}
 	return g.took(t)

@@ -158,6 +158,10 @@ const (
 	flagsKnown = 15
 )
 
+// maxParts bounds the chunks or blocks of a recipe, so that little memory is taken before it is known how much the
+// recipe wants.
+const maxParts = 1 << 18
+
 // parse takes a recipe apart.
 func parse(b []byte) (p parsed, err error) {
 	ok := true
@@ -184,7 +188,7 @@ func parse(b []byte) (p parsed, err error) {
 	p.X86, p.moves, p.blocks = flags&flagX86 != 0, flags&flagMoves != 0, flags&flagBlocks != 0
 	p.priors = flags&flagPriors != 0
 	p.headBits = int(next())
-	n := number(uint64(len(b)))
+	n := number(maxParts)
 	for i := 0; i < n && ok; i++ {
 		c := chunk{control: next()}
 		c.size = number(maxChunk)

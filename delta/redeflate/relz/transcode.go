@@ -166,7 +166,7 @@ func (r *chunkCoder) chunk(p piece) error {
 		previous, matched := byte(0), byte(0)
 		if at > p.floor {
 			previous = p.buf[at-1]
-			if from := at - 1 - int(r.m.reps[0]); from >= p.floor {
+			if from := int64(at) - 1 - int64(r.m.reps[0]); from >= int64(p.floor) {
 				matched = p.buf[from]
 			}
 		}

@@ -59,6 +59,9 @@ func LearnZstd(w io.Writer, packed io.Reader, s Stream, moves []Move) (*History,
 		}
 		end := d.start + int64(len(d.buf))
 		if n := end - anchorWidth - indexed; n > 0 {
+			if indexed < d.start { // a frame that says less of its content than it has
+				return nil, errZstd
+			}
 			h.content(indexed, d.buf[indexed-d.start:], int(n))
 			indexed += n
 		}
@@ -194,7 +197,7 @@ func parseZstd(b []byte) (p parsedZstd, err error) {
 	if p.frame.checksum {
 		p.sum = take(4)
 	}
-	n := number(uint64(len(b)))
+	n := number(maxParts)
 	for i := 0; i < n && ok; i++ {
 		v := take(1)[0]
 		z := zstdBlock{kind: v & 3, lit: v >> 2 & 3, format: v >> 4 & 3, seqs: v&64 != 0, last: v&128 != 0, size: number(zstdMaxSize)}
