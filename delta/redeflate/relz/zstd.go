@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"io"
+	"math"
 	"runtime"
 )
 
@@ -76,7 +77,8 @@ func LearnZstd(w io.Writer, packed io.Reader, s Stream, moves []Move) (*History,
 
 // zstdWindow is what the content of a frame takes in memory.
 func zstdWindow(keep, size int64) int {
-	return int(min(keep+zstdRoom, size)) + zstdMaxSize + windowPad
+	const most = math.MaxInt32 - zstdMaxSize - windowPad // fits an int anywhere; no memory that is stated is as large
+	return int(min(keep+zstdRoom, size, most)) + zstdMaxSize + windowPad
 }
 
 const (
