@@ -305,8 +305,9 @@ func (m *maker) learnPriors(ctx context.Context, h *hints, pairs [][2]int) (*red
 		return nil, nil
 	}
 	var priors *redeflate.Priors
-	for i := range trainWith {
-		p := packed[i*len(packed)/trainWith]
+	with := min(trainWith, len(packed))
+	for i := range with {
+		p := packed[i*len(packed)/with]
 		old, err := m.olds.content(p[0])
 		if err != nil {
 			return nil, err
@@ -335,5 +336,9 @@ func (m *maker) learnPriors(ctx context.Context, h *hints, pairs [][2]int) (*red
 	if priors == nil {
 		return nil, nil
 	}
-	return redeflate.DecodePriors(priors.Encode()) // as devices will have them
+	known, err := redeflate.DecodePriors(priors.Encode()) // as devices will have them
+	if err != nil {
+		return nil, nil // too many to be worth it
+	}
+	return known, nil
 }

@@ -166,7 +166,7 @@ func (a *applier) takeRestorer() *redeflate.Restorer {
 func (a *applier) giveRestorer(r *redeflate.Restorer, j *job) {
 	r.Old = nil
 	a.mu.Lock()
-	if len(a.restorers) < a.jobs && j.held <= restoreFree {
+	if len(a.restorers) < min(a.jobs, 2) && j.held <= restoreFree && j.held < a.objectLimit {
 		a.restorers = append(a.restorers, r)
 	}
 	a.mu.Unlock()

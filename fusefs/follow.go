@@ -73,13 +73,14 @@ const (
 )
 
 // mayFollow tells whether this process's threads can become SCHED_IDLE and normal again,
-// for which some need CAP_SYS_NICE.
+// for which some need CAP_SYS_NICE, and whether there are as many processors as following is good for.
 func mayFollow() bool {
 	able := make(chan bool)
 	go func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
 		own, err := unix.SchedGetAttr(0, 0)
-		able <- err == nil && own.Policy == schedNormal && setPolicy(0, schedIdle, own.Nice) == nil && setPolicy(0, schedNormal, own.Nice) == nil
+		var may unix.CPUSet
+		able <- err == nil && unix.SchedGetaffinity(0, &may) == nil && may.Count() >= leastProcessors && may.Count() <= mostProcessors && own.Policy == schedNormal && setPolicy(0, schedIdle, own.Nice) == nil && setPolicy(0, schedNormal, own.Nice) == nil
 	}()
 	return <-able
 }

@@ -212,13 +212,13 @@ func (f *finder) codeThumb(s *section, from, to int) {
 			r.half(next>>8&15, halfLow, both)
 		case w&0xfbf0 == 0xf2c0 && next>>15 == 0:
 			r.half(next>>8&15, halfHigh, both)
+		case w == 0xf85f:
+			r.word(next>>12, here-int(next&0xfff))
 		case w&0xfff0 == 0xf850 && next&0xff0 == 0: // LDR register, [register, register]
 			r.entry(next & 15)
 			r.entry(w & 15)
 		case w == 0xf8df:
 			r.word(next>>12, here+int(next&0xfff))
-		case w == 0xf85f:
-			r.word(next>>12, here-int(next&0xfff))
 		}
 		i += 2
 	}
@@ -232,7 +232,8 @@ func (f *finder) codeWords(s *section, from, to int) {
 		w := le.Uint32(b[i:])
 		pc := s.addr + uint64(i) + 8
 		switch {
-		case w>>28 != 15 && w>>25&7 == 5: // B, BL
+		case w>>28 == 15: // none of these
+		case w>>25&7 == 5: // B, BL
 			if p := (site{off: uint32(s.off) + uint32(i), kind: branch24, base: pc}); f.isCode(wordTarget(p, w)) {
 				f.found(p)
 			}

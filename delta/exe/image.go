@@ -163,7 +163,7 @@ func (im *image) readSections() {
 		}
 		s.executable = im.word(h[8:])&4 != 0
 		if s.typ == shtNobits {
-			s.size = 0
+			s.off, s.size = 0, 0
 		} else if s.off > uint64(len(b)) || s.size > uint64(len(b))-s.off {
 			return
 		}

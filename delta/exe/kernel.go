@@ -67,7 +67,7 @@ func (f *finder) kernelRelocations() {
 	}
 	// Read backwards, as the kernel does.
 	kinds := []siteKind{absolute32, relative32, absolute64}
-	for at := len(f.b) - 4; at >= int(end) && len(kinds) > 0; at -= 4 {
+	for at := len(f.b) - 4; at >= 0 && uint64(at) >= end && len(kinds) > 0; at -= 4 {
 		v := le.Uint32(f.b[at:])
 		if v == 0 {
 			kinds = kinds[1:]

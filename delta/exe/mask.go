@@ -131,11 +131,11 @@ func (m *masker) imports() {
 	im, le := m.im, binary.LittleEndian
 	for i := range im.sections {
 		s := &im.sections[i]
-		if s.typ != im.relocations || int(s.link) >= len(im.sections) || im.sections[s.link].typ != shtDynsym {
+		if s.typ != im.relocations || uint64(s.link) >= uint64(len(im.sections)) || im.sections[s.link].typ != shtDynsym {
 			continue
 		}
 		symbols := &im.sections[s.link]
-		if int(symbols.link) >= len(im.sections) {
+		if uint64(symbols.link) >= uint64(len(im.sections)) {
 			continue
 		}
 		names := im.b[im.sections[symbols.link].off:][:im.sections[symbols.link].size]

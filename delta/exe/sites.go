@@ -132,7 +132,7 @@ func (im *image) sites(shed func(), visit func(site)) {
 		f.frameIndex(s)
 	}
 	switch {
-	case f.section("__ksymtab") != nil:
+	case f.layout == layout64 && f.section("__ksymtab") != nil:
 		f.kernel()
 	case f.fixed && f.layout == layout64:
 		for i := range im.sections {
@@ -282,7 +282,7 @@ func (f *finder) relocated(s *section) {
 		relative, irelative = 1027, 1032
 	}
 	var table *section
-	if int(s.link) < len(f.sections) && f.sections[s.link].typ == shtDynsym {
+	if uint64(s.link) < uint64(len(f.sections)) && f.sections[s.link].typ == shtDynsym {
 		table = &f.sections[s.link]
 	}
 	for off := s.off; off+f.layout.relocation <= s.off+s.size; off += f.layout.relocation {
@@ -315,7 +315,7 @@ func (f *finder) relocated(s *section) {
 // symbols takes the values of symbols, and where their names are.
 func (f *finder) symbols(s *section) {
 	var names *section
-	if int(s.link) < len(f.sections) && f.sections[s.link].addr != 0 {
+	if uint64(s.link) < uint64(len(f.sections)) && f.sections[s.link].addr != 0 {
 		names = &f.sections[s.link]
 	}
 	part, value := uint64(6), uint64(8) // where the number of its section is, and its value

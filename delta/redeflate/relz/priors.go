@@ -7,7 +7,7 @@ import (
 
 // Priors are the probabilities with which a guide begins: what streams like the one at hand had in the end. Most of what
 // the recipe of a small stream takes is spent on learning these; with priors, those of kernel modules are
-// a fifth smaller.
+// a quarter smaller.
 //
 // They are of one format: a recipe that was made with priors needs the same.
 type Priors struct {
