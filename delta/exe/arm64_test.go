@@ -23,17 +23,7 @@ func TestWords(t *testing.T) {
 		{near21, 0x10000000, 0, pc + 3}, {near21, 0x70ffffff, 0, pc - 1<<20},
 		{page21, 0x90000000, 0x123, 0x400123}, {page21, 0xf0ffffe1, 0xfff, 0x80000fff},
 	} {
-		s := site{kind: c.kind, base: pc, low: c.low}
-		w := setWord(s, c.w, c.target, pc)
-		if got := wordTarget(s, w); got != c.target {
-			t.Errorf("kind %d, %08x: leads to %x, want %x", c.kind, w, got, c.target)
-		}
-		if (w^c.w)&^c.kind.fields() != 0 {
-			t.Errorf("kind %d: %08x became %08x", c.kind, c.w, w)
-		}
-		if mark(c.kind, w, 0) != mark(c.kind, c.w, 0) {
-			t.Errorf("kind %d: masks differ", c.kind)
-		}
+		checkWord(t, site{kind: c.kind, base: pc, low: c.low}, c.w, c.target)
 	}
 	for _, c := range []struct {
 		w     uint32
@@ -48,6 +38,31 @@ func TestWords(t *testing.T) {
 		if c.scale > 0 && setWord(s, w, 0x5001, 0) != w {
 			t.Errorf("%08x: an address that it cannot say", c.w)
 		}
+	}
+}
+
+// checkWord: w can be made to lead to a target, the rest of it stays, and it is masked as before.
+func checkWord(t *testing.T, s site, w uint32, target uint64) {
+	t.Helper()
+	now := setWord(s, w, target, s.base)
+	if got := wordTarget(s, now); got != target {
+		t.Errorf("kind %d, %08x: leads to %x, want %x", s.kind, now, got, target)
+	}
+	if (now^w)&^s.kind.fields() != 0 {
+		t.Errorf("kind %d: %08x became %08x", s.kind, w, now)
+	}
+	if mark(s.kind, now, 0) != mark(s.kind, w, 0) {
+		t.Errorf("kind %d: masks differ", s.kind)
+	}
+}
+
+// sameEachTime: any input has some result, always the same.
+func sameEachTime(t *testing.T, old []byte, from, to, n int64) {
+	Mask(old)
+	moves := []Move{{from, to, n}, {to, from, n}}
+	x, y := bytes.Clone(old), bytes.Clone(old)
+	if Rewrite(x, old, slices.Clone(moves)) != Rewrite(y, old, slices.Clone(moves)) || !bytes.Equal(x, y) {
+		t.Fatal(fmt.Sprint("not the same each time: ", moves))
 	}
 }
 
@@ -117,9 +132,7 @@ func (p *program) buildARM64() []byte {
 		le.PutUint64(rela.data[relaSize*(n+i):], slot)
 		le.PutUint64(rela.data[relaSize*(n+i)+8:], uint64(i+1)<<32|1025)
 	}
-	b := a.file(p, data, n)
-	le.PutUint16(b[18:], machineARM64)
-	return b
+	return a.link(layout64, typeExec, machineARM64)
 }
 
 func TestProgramsARM64(t *testing.T) {
@@ -143,12 +156,5 @@ func TestProgramsARM64(t *testing.T) {
 func FuzzARM64(f *testing.F) {
 	b := newProgram(false).buildARM64()
 	f.Add(b, int64(100), int64(200), int64(5000))
-	f.Fuzz(func(t *testing.T, old []byte, from, to, n int64) {
-		Mask(old)
-		moves := []Move{{from, to, n}, {to, from, n}}
-		x, y := bytes.Clone(old), bytes.Clone(old)
-		if Rewrite(x, old, slices.Clone(moves)) != Rewrite(y, old, slices.Clone(moves)) || !bytes.Equal(x, y) {
-			t.Fatal(fmt.Sprint("not the same each time: ", moves))
-		}
-	})
+	f.Fuzz(sameEachTime)
 }

@@ -3,7 +3,7 @@ package exe
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
+	"encoding/hex"
 	"slices"
 	"testing"
 )
@@ -14,26 +14,15 @@ func TestInstructionsARM(t *testing.T) {
 	for _, c := range []struct {
 		kind   siteKind
 		w      uint32
-		low    uint16
 		target uint64
 	}{
-		{call25, 0xf800f000, 0, pc + 1<<24 - 2}, {call25, 0xf800f000, 0, pc - 1<<22}, // BL
-		{call25, 0xe800f000, 0, pc + 4096}, {call25, 0xe800f000, 0, pc - 4096}, // BLX
-		{call25, 0xb800f000, 0, pc + 2}, // B.W
-		{branch24, 0xeb000000, 0, pc + 1<<25 - 4}, {branch24, 0x0affffff, 0, pc - 1<<22},
-		{place31, 0x80000000, 0, pc + 1<<30 - 1}, {place31, 0x7fffffff, 0, pc - 1<<22},
+		{call25, 0xf800f000, pc + 1<<24 - 2}, {call25, 0xf800f000, pc - 1<<22}, // BL
+		{call25, 0xe800f000, pc + 4096}, {call25, 0xe800f000, pc - 4096}, // BLX
+		{call25, 0xb800f000, pc + 2}, // B.W
+		{branch24, 0xeb000000, pc + 1<<25 - 4}, {branch24, 0x0affffff, pc - 1<<22},
+		{place31, 0x80000000, pc + 1<<30 - 1}, {place31, 0x7fffffff, pc - 1<<22},
 	} {
-		s := site{kind: c.kind, base: pc, low: c.low}
-		w := setWord(s, c.w, c.target, pc)
-		if got := wordTarget(s, w); got != c.target {
-			t.Errorf("kind %d, %08x: leads to %x, want %x", c.kind, w, got, c.target)
-		}
-		if (w^c.w)&^c.kind.fields() != 0 {
-			t.Errorf("kind %d: %08x became %08x", c.kind, c.w, w)
-		}
-		if mark(c.kind, w, 0) != mark(c.kind, c.w, 0) {
-			t.Errorf("kind %d: masks differ", c.kind)
-		}
+		checkWord(t, site{kind: c.kind, base: pc}, c.w, c.target)
 	}
 	for _, k := range []siteKind{halfHigh, halfHighWord} {
 		const base, target = 0x1000, 0x8765f321
@@ -50,6 +39,62 @@ func TestInstructionsARM(t *testing.T) {
 		if low|k.fields() != ^uint32(0) || high&^k.fields() != 0 {
 			t.Errorf("%08x and %08x outside of the field", low, high)
 		}
+	}
+}
+
+// What GNU as and ld made of a few instructions, with .text at 0x10000 and data at 0x12340. All that leads
+// somewhere is found there, and an instruction that is made to lead there again is the same.
+func TestAssembledARM(t *testing.T) {
+	const text, got, data = 0x10000, 0x13000, 0x12340
+	type found struct {
+		off    uint32
+		kind   siteKind
+		target uint64
+	}
+	for _, c := range []struct {
+		name, code string
+		size       uint64 // with zeros behind
+		want       []found
+	}{
+		// ldr r3, 1f; ldr.w r11, 2f; ldr r2, 3f; 5: add r3, pc; 6: add r11, pc; ldr r2, [r4, r2]; movw r9, #:lower16:(data-(7f+4));
+		// movt r9, #:upper16:(data-(7f+4)); 7: add r9, pc; ldr.w r8, 4f; ldr.w r8, [r10, r8]; bl .text; blx .text+0x444; b.w .text+0x440;
+		// bx lr; 1: .word data-(5b+4); 2: .word data+8-(6b+4); 3: .word 8; 4: .word 12
+		{"Thumb", "0b4bdff830b00c4a7b44fb44a25842f22639c0f20009f944dff820805af80880fff7eeff00f00eea00f00aba704700bf342300003a230000080000000c000000", 1096,
+			[]found{{0x0e, halfLow, data}, {0x12, halfHigh, data}, {0x20, call25, text}, {0x24, call25, text + 0x444}, {0x28, call25, text + 0x440},
+				{0x30, relative32, data}, {0x34, relative32, data + 8}, {0x38, relative32, got + 8}, {0x3c, relative32, got + 12}}},
+		// ldr r3, 1f; ldr r2, 3f; 5: add r3, pc, r3; ldr r2, [r4, r2]; ldr r5, 2f; 6: ldr r5, [pc, r5]; movw r6, #:lower16:(data-(7f+8));
+		// movt r6, #:upper16:(data-(7f+8)); 7: add r6, pc, r6; bl .text; beq stub; bx lr; 1: .word data-(5b+8); 2: .word data+8-(6b+8);
+		// 3: .word 8; stub: add ip, pc, #0, 12; add ip, ip, #0x2000; ldr pc, [ip, #0x10]!
+		{"words", "28309fe52c209fe503308fe0022094e71c509fe505509fe7186302e3006040e306608fe0f5ffffeb0300000a1eff2fe1302300002c2300000800000000c68fe202ca8ce210f0bce5", 72,
+			[]found{{0x18, halfLowWord, data}, {0x1c, halfHighWord, data}, {0x24, branch24, text}, {0x28, branch24, text + 0x3c},
+				{0x30, relative32, data}, {0x34, relative32, data + 8}, {0x38, relative32, got + 8}, {0x3c, stub96, text + 0x44 + 0x2010}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, err := hex.DecodeString(c.code)
+			if err != nil {
+				t.Fatal(err)
+			}
+			im := &image{b: append(code, make([]byte, c.size-uint64(len(code)))...), machine: machineARM, layout: layout32,
+				loads: []load{{addr: text, fileSize: c.size, memSize: 0x10000}}}
+			s := section{typ: shtProgbits, addr: text, size: c.size, executable: true}
+			im.code = []section{s}
+			var have []found
+			f := &finder{image: im, shed: func() {}, taken: make([]uint64, c.size/64+1), got: &section{addr: got, size: 64}}
+			f.visit = func(s site) {
+				have = append(have, found{s.off, s.kind, im.target(s)})
+				if s.kind.word() {
+					w := binary.LittleEndian.Uint32(im.b[s.off:])
+					if again := setWord(s, w&^s.kind.fields(), im.target(s), s.base); again != w {
+						t.Errorf("at %x: %08x, want %08x", s.off, again, w)
+					}
+				}
+			}
+			f.codeARM(&s)
+			slices.SortFunc(have, func(a, b found) int { return int(a.off) - int(b.off) })
+			if !slices.Equal(have, c.want) {
+				t.Errorf("found %x\nwant  %x", have, c.want)
+			}
+		})
 	}
 }
 
@@ -162,46 +207,7 @@ func (p *program) buildARM(thumb, fixed bool) []byte {
 	if fixed {
 		kind = typeExec
 	}
-	return a.file32(kind)
-}
-
-// file32 is file, with headers of 32 bits.
-func (a *assembler) file32(kind uint16) []byte {
-	le := binary.LittleEndian
-	shstr := &buildSection{name: ".shstrtab", typ: 3, off: a.at}
-	all := append([]*buildSection{{}}, append(slices.Clone(a.s), shstr)...)
-	b := make([]byte, a.at)
-	var nameAt []int
-	for _, s := range all {
-		nameAt = append(nameAt, len(shstr.data))
-		shstr.data = append(append(shstr.data, s.name...), 0)
-		if s.off < a.at {
-			copy(b[s.off:], s.data)
-		}
-	}
-	b = append(b, shstr.data...)
-	for len(b)%4 != 0 {
-		b = append(b, 0)
-	}
-	shoff := len(b)
-	for i, s := range all {
-		for _, v := range []uint32{uint32(nameAt[i]), s.typ, uint32(s.flags), uint32(s.addr), uint32(s.off), uint32(len(s.data)), uint32(s.link), 0, 0, 0} {
-			b = le.AppendUint32(b, v)
-		}
-	}
-	clear(b[:layout32.header])
-	copy(b, "\x7fELF\x01\x01\x01")
-	le.PutUint16(b[16:], kind)
-	le.PutUint16(b[18:], machineARM)
-	le.PutUint32(b[28:], uint32(layout32.header))
-	le.PutUint32(b[32:], uint32(shoff))
-	for i, v := range []uint64{layout32.phdr, 2, layout32.shdr, uint64(len(all)), uint64(len(all) - 1)} {
-		le.PutUint16(b[42+2*i:], uint16(v))
-	}
-	for i, v := range []uint32{ptLoad, 0, uint32(a.base), 0, uint32(a.at), uint32(a.at) + 1000, 5} {
-		le.PutUint32(b[int(layout32.header)+4*i:], v)
-	}
-	return b
+	return a.link(layout32, kind, machineARM)
 }
 
 func TestProgramsARM(t *testing.T) {
@@ -249,12 +255,5 @@ func FuzzARM(f *testing.F) {
 	for _, thumb := range []bool{false, true} {
 		f.Add(newProgram(false).buildARM(thumb, thumb), int64(100), int64(200), int64(5000))
 	}
-	f.Fuzz(func(t *testing.T, old []byte, from, to, n int64) {
-		Mask(old)
-		moves := []Move{{from, to, n}, {to, from, n}}
-		x, y := bytes.Clone(old), bytes.Clone(old)
-		if Rewrite(x, old, slices.Clone(moves)) != Rewrite(y, old, slices.Clone(moves)) || !bytes.Equal(x, y) {
-			t.Fatal(fmt.Sprint("not the same each time: ", moves))
-		}
-	})
+	f.Fuzz(sameEachTime)
 }

@@ -147,7 +147,15 @@ func (p *program) build() []byte {
 			ks.place32(12*i+8, strs.addr+uint64(len(strs.data))-1)
 		}
 	}
-	return a.file(p, data, n)
+	b := a.link(layout64, typeExec, machineX86)
+	if p.kernel { // relocations of 64 bits, then none relative, then none of 32 bits
+		b = append(b, 0, 0, 0, 0)
+		for i := range n {
+			b = le.AppendUint32(b, uint32(data.addr)+uint32(8*i))
+		}
+		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	}
+	return b
 }
 
 // kallsyms appends the kernel's list of its symbols to a section.
@@ -187,60 +195,66 @@ func (p *program) kallsyms(a *assembler, s, text *buildSection, starts []int) {
 	a.at = s.off + uint64(len(s.data))
 }
 
-// file writes headers around the sections.
-func (a *assembler) file(p *program, data *buildSection, n int) []byte {
+// link writes headers around the sections.
+func (a *assembler) link(l *layout, kind, machine uint16) []byte {
 	le := binary.LittleEndian
 	end := a.at
 	shstr := &buildSection{name: ".shstrtab", typ: 3, off: end}
 	all := append([]*buildSection{{}}, append(slices.Clone(a.s), shstr)...)
-	var nameAt []int
-	for _, s := range all {
-		nameAt = append(nameAt, len(shstr.data))
-		shstr.data = append(append(shstr.data, s.name...), 0)
-	}
 	b := make([]byte, end)
-	for _, s := range all[1 : len(all)-1] {
+	for _, s := range a.s {
 		copy(b[s.off:], s.data)
 	}
+	word := func(b []byte, v uint64) []byte {
+		if l == layout32 {
+			return le.AppendUint32(b, uint32(v))
+		}
+		return le.AppendUint64(b, v)
+	}
+	var table []byte
+	for _, s := range all {
+		table = le.AppendUint32(table, uint32(len(shstr.data)))
+		shstr.data = append(append(shstr.data, s.name...), 0)
+		table = le.AppendUint32(table, s.typ)
+		for _, v := range []uint64{s.flags, s.addr, s.off, uint64(len(s.data))} {
+			table = word(table, v)
+		}
+		table = le.AppendUint32(table, uint32(s.link))
+		table = append(table, make([]byte, int(l.shdr)-len(table)%int(l.shdr))...)
+	}
+	// The last one's size was not known yet.
+	size := table[len(table)-int(l.shdr)+8+3*len(word(nil, 0)):]
+	copy(size, word(nil, uint64(len(shstr.data))))
 	b = append(b, shstr.data...)
 	for len(b)%8 != 0 {
 		b = append(b, 0)
 	}
 	shoff := len(b)
-	for i, s := range all {
-		h := make([]byte, shdrSize)
-		le.PutUint32(h, uint32(nameAt[i]))
-		le.PutUint32(h[4:], s.typ)
-		le.PutUint64(h[8:], s.flags)
-		le.PutUint64(h[16:], s.addr)
-		le.PutUint64(h[24:], s.off)
-		le.PutUint64(h[32:], uint64(len(s.data)))
-		le.PutUint32(h[40:], uint32(s.link))
-		b = append(b, h...)
+	b = append(b, table...)
+
+	head := append([]byte("\x7fELF\x02\x01\x01"), make([]byte, 9)...)
+	head = le.AppendUint32(le.AppendUint16(le.AppendUint16(head, kind), machine), 1)
+	for _, v := range []uint64{0, l.header, uint64(shoff)} { // entry, program headers, sections
+		head = word(head, v)
 	}
-	if p.kernel { // relocations of 64 bits, then none relative, then none of 32 bits
-		b = append(b, 0, 0, 0, 0)
-		for i := range n {
-			b = le.AppendUint32(b, uint32(data.addr)+uint32(8*i))
-		}
-		b = append(b, 0, 0, 0, 0, 0, 0, 0, 0)
+	head = le.AppendUint32(head, 0)
+	for _, v := range []uint64{l.header, l.phdr, 2, l.shdr, uint64(len(all)), uint64(len(all) - 1)} {
+		head = le.AppendUint16(head, uint16(v))
 	}
-	copy(b, "\x7fELF\x02\x01\x01")
-	le.PutUint16(b[16:], typeExec)
-	le.PutUint16(b[18:], machineX86)
-	le.PutUint64(b[32:], headerSize)
-	le.PutUint64(b[40:], uint64(shoff))
-	le.PutUint16(b[54:], phdrSize)
-	le.PutUint16(b[56:], 2)
-	le.PutUint16(b[58:], shdrSize)
-	le.PutUint16(b[60:], uint16(len(all)))
-	le.PutUint16(b[62:], uint16(len(all)-1))
-	ph := b[headerSize:]
-	le.PutUint32(ph, ptLoad)
-	le.PutUint32(ph[4:], 5)
-	le.PutUint64(ph[16:], a.base)
-	le.PutUint64(ph[32:], end)
-	le.PutUint64(ph[40:], end+1000)
+	head = le.AppendUint32(head, ptLoad)
+	if l == layout64 {
+		head = le.AppendUint32(head, 5)
+	}
+	for _, v := range []uint64{0, a.base, 0, end, end + 1000} {
+		head = word(head, v)
+	}
+	if l == layout32 {
+		head = le.AppendUint32(head, 5)
+	}
+	copy(b, head)
+	if l == layout32 {
+		b[4] = 1 // the class
+	}
 	return b
 }
 

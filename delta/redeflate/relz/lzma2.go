@@ -162,54 +162,70 @@ const (
 // recipe wants.
 const maxParts = 1 << 18
 
+// A recipeReader takes a recipe apart from front to back. Once something is missing or too large it is bad, and returns zeros.
+type recipeReader struct {
+	b   []byte // what is left
+	bad bool
+}
+
+func (r *recipeReader) require(is bool) { r.bad = r.bad || !is }
+
+// number reads an uvarint that is at most limit.
+func (r *recipeReader) number(limit uint64) int {
+	v, n := binary.Uvarint(r.b)
+	if r.require(n > 0 && v <= limit); r.bad {
+		return 0
+	}
+	r.b = r.b[n:]
+	return int(v)
+}
+
+func (r *recipeReader) byte() byte {
+	if b := r.bytes(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+func (r *recipeReader) bytes(n int) []byte {
+	if r.require(n <= len(r.b)); r.bad {
+		return nil
+	}
+	v := r.b[:n]
+	r.b = r.b[n:]
+	return v
+}
+
 // parse takes a recipe apart.
 func parse(b []byte) (p parsed, err error) {
-	ok := true
-	number := func(limit uint64) int {
-		v, n := binary.Uvarint(b)
-		if n <= 0 || v > limit {
-			ok = false
-			return 0
-		}
-		b = b[n:]
-		return int(v)
-	}
-	next := func() byte {
-		if len(b) == 0 {
-			ok = false
-			return 0
-		}
-		v := b[0]
-		b = b[1:]
-		return v
-	}
-	p.Dict = number(MaxDict)
-	flags := next()
+	in := recipeReader{b: b}
+	p.Dict = in.number(MaxDict)
+	flags := in.byte()
 	p.X86, p.moves, p.blocks = flags&flagX86 != 0, flags&flagMoves != 0, flags&flagBlocks != 0
 	p.priors = flags&flagPriors != 0
-	p.headBits = int(next())
-	n := number(maxParts)
-	for i := 0; i < n && ok; i++ {
-		c := chunk{control: next()}
-		c.size = number(maxChunk)
+	p.headBits = int(in.byte())
+	n := in.number(maxParts)
+	for i := 0; i < n && !in.bad; i++ {
+		c := chunk{control: in.byte()}
+		c.size = in.number(maxChunk)
 		switch {
 		case c.control == chunkEnd && flags&flagBlocks != 0 && c.size == 0 && i > 0:
 			p.chunks = append(p.chunks, c)
 			continue
 		case c.control == chunkRaw || c.control == chunkRawReset:
-			ok = ok && c.size <= 1<<16
+			in.require(c.size <= 1<<16)
 		case c.control < chunkCompressed || c.control&0x1f != 0:
-			ok = false
+			in.bad = true
 		case c.control >= chunkCompressed|chunkProperties:
-			c.properties = next()
+			c.properties = in.byte()
 		}
-		ok = ok && c.size > 0
+		in.require(c.size > 0)
 		p.chunks = append(p.chunks, c)
 	}
-	if !ok || flags > flagsKnown || flags&(flagX86|flagBlocks) == flagX86|flagBlocks || p.headBits < minHeadBits || p.headBits > maxHeadBits || p.Dict < minDict {
+	if in.bad || flags > flagsKnown || flags&(flagX86|flagBlocks) == flagX86|flagBlocks || p.headBits < minHeadBits || p.headBits > maxHeadBits || p.Dict < minDict {
 		return p, ErrRecipe
 	}
-	p.decisions = b
+	p.decisions = in.b
 	return p, nil
 }
 

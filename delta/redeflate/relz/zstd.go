@@ -170,53 +170,34 @@ type parsedZstd struct {
 
 // parseZstd takes a recipe apart.
 func parseZstd(b []byte) (p parsedZstd, err error) {
-	ok := true
-	take := func(n int) []byte {
-		if n < 0 || n > len(b) {
-			ok = false
-			return make([]byte, min(max(n, 1), zstdHeader))
-		}
-		v := b[:n]
-		b = b[n:]
-		return v
-	}
-	number := func(limit uint64) int {
-		v, n := binary.Uvarint(b)
-		if n <= 0 || v > limit {
-			ok = false
-			return 0
-		}
-		b = b[n:]
-		return int(v)
-	}
-	flags := take(1)[0]
-	p.moves, p.priors, p.headBits = flags&flagMoves != 0, flags&flagPriors != 0, int(take(1)[0])
-	raw := take(int(take(1)[0]))
-	in := bytes.NewReader(raw)
-	if p.frame, err = readFrame(in); err != nil || in.Len() > 0 || flags&^(flagMoves|flagPriors) != 0 || p.headBits < minHeadBits || p.headBits > maxHeadBits {
+	in := recipeReader{b: b}
+	flags := in.byte()
+	p.moves, p.priors, p.headBits = flags&flagMoves != 0, flags&flagPriors != 0, int(in.byte())
+	header := bytes.NewReader(in.bytes(int(in.byte())))
+	if p.frame, err = readFrame(header); err != nil || header.Len() > 0 || flags&^(flagMoves|flagPriors) != 0 || p.headBits < minHeadBits || p.headBits > maxHeadBits {
 		return p, ErrRecipe
 	}
 	if p.frame.checksum {
-		p.sum = take(4)
+		p.sum = in.bytes(4)
 	}
-	n := number(maxParts)
-	for i := 0; i < n && ok; i++ {
-		v := take(1)[0]
-		z := zstdBlock{kind: v & 3, lit: v >> 2 & 3, format: v >> 4 & 3, seqs: v&64 != 0, last: v&128 != 0, size: number(zstdMaxSize)}
+	n := in.number(maxParts)
+	for i := 0; i < n && !in.bad; i++ {
+		v := in.byte()
+		z := zstdBlock{kind: v & 3, lit: v >> 2 & 3, format: v >> 4 & 3, seqs: v&64 != 0, last: v&128 != 0, size: in.number(zstdMaxSize)}
 		if z.kind == zstdCompressed {
 			if z.seqs {
-				z.modes = take(1)[0]
+				z.modes = in.byte()
 			}
-			z.tables = take(number(zstdMaxSize))
+			z.tables = in.bytes(in.number(zstdMaxSize))
 		}
-		ok = ok && z.kind <= zstdCompressed && z.last == (i == n-1)
+		in.require(z.kind <= zstdCompressed && z.last == (i == n-1))
 		p.size += int64(z.size)
 		p.blocks = append(p.blocks, z)
 	}
-	if !ok || n == 0 || p.size > maxSize {
+	if in.bad || n == 0 || p.size > maxSize {
 		return p, ErrRecipe
 	}
-	p.decisions = b
+	p.decisions = in.b
 	return p, nil
 }
 
