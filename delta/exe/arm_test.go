@@ -42,6 +42,42 @@ func TestInstructionsARM(t *testing.T) {
 	}
 }
 
+// What GNU as makes of an instruction leads where it says.
+func TestWordsOfAs(t *testing.T) {
+	for _, c := range []struct {
+		text   string
+		kind   siteKind
+		w      uint32
+		base   uint64
+		low    uint16
+		target uint32
+	}{
+		{"movw r9, #0xf9ab", halfLow, 0x19abf64f, 0, 0x0f0f, 0x0f0ff9ab},
+		{"movt r9, #0x0f0f", halfHigh, 0x790ff6c0, 0, 0xf9ab, 0x0f0ff9ab},
+		{"movw r0, #0x1234", halfLow, 0x2034f241, 0, 0x8765, 0x87651234},
+		{"movt r0, #0x8765", halfHigh, 0x7065f2c8, 0, 0x1234, 0x87651234},
+		{"movw r5, #0x1234", halfLowWord, 0xe3015234, 0, 0x8765, 0x87651234},
+		{"movt r5, #0x8765", halfHighWord, 0xe3485765, 0, 0x1234, 0x87651234},
+		{"bl 0x1028, Thumb", call25, 0xf800f001, 0x28, 0, 0x1028},
+		{"bl 0xfffffc3c, Thumb", call25, 0xfe08f7ff, 0x2c, 0, 0xfffffc3c},
+		{"bl 0xabcdf2, Thumb", call25, 0xdef7f2bc, 0x4, 0, 0xabcdf2},
+		{"bl 0xff84321a, Thumb", call25, 0xf109f443, 0x8, 0, 0xff84321a},
+		{"blx 0xabc5fc", call25, 0xcaf8f2bc, 0xe, 0, 0xabc5fc},
+		{"blx 0x1030", call25, 0xe800f001, 0x30, 0, 0x1030},
+		{"b.w 0x12348a", call25, 0xba2bf123, 0x34, 0, 0x12348a},
+		{"bl 0x105c", branch24, 0xeb000400, 0x5c, 0, 0x105c},
+		{"beq 0xfffff060", branch24, 0x0afffc00, 0x60, 0, 0xfffff060},
+	} {
+		s := site{kind: c.kind, base: c.base, low: c.low}
+		if got := uint32(wordTarget(s, c.w)); got != c.target {
+			t.Errorf("%s: leads to %x, want %x", c.text, got, c.target)
+		}
+		if got := setWord(s, c.w&^c.kind.fields(), wordTarget(s, c.w), c.base); got != c.w {
+			t.Errorf("%s: made again as %08x, want %08x", c.text, got, c.w)
+		}
+	}
+}
+
 // What GNU as and ld made of a few instructions, with .text at 0x10000 and data at 0x12340. All that leads
 // somewhere is found there, and an instruction that is made to lead there again is the same.
 func TestAssembledARM(t *testing.T) {
