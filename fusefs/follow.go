@@ -102,45 +102,55 @@ func longSleep() time.Duration {
 		return shortest
 	}
 	defer unix.Close(back[0])
-	var set unix.CPUSet
-	set.Set(processor())
+	var all, one unix.CPUSet
+	if unix.SchedGetaffinity(0, &all) != nil {
+		return shortest
+	}
+	one.Set(processor())
+	// On a thread held to one processor, which is given all back: the first thread of a process does not end with a
+	// goroutine that is locked to it, but waits for good.
+	held := func(f func()) {
+		runtime.LockOSThread()
+		if unix.SchedSetaffinity(0, &one) == nil {
+			f()
+		}
+		if unix.SchedSetaffinity(0, &all) == nil {
+			runtime.UnlockOSThread()
+		}
+	}
 	var both sync.WaitGroup
 	both.Go(func() {
 		defer unix.Close(back[1])
-		runtime.LockOSThread() // as above
-		b := make([]byte, 1)
-		if unix.SchedSetaffinity(0, &set) != nil {
-			return
-		}
-		for {
-			if n, err := unix.Read(there[0], b); n != 1 || err != nil {
-				return
+		held(func() {
+			b := make([]byte, 1)
+			for {
+				if n, err := unix.Read(there[0], b); n != 1 || err != nil {
+					return
+				}
+				if _, err := unix.Write(back[1], b); err != nil {
+					return
+				}
 			}
-			if _, err := unix.Write(back[1], b); err != nil {
-				return
-			}
-		}
+		})
 	})
 	var trip time.Duration
 	both.Go(func() {
 		defer unix.Close(there[1])
-		runtime.LockOSThread()
-		if unix.SchedSetaffinity(0, &set) != nil {
-			return
-		}
-		b := make([]byte, 1)
-		for range roundTrips {
-			before := time.Now()
-			if _, err := unix.Write(there[1], b); err != nil {
-				return
+		held(func() {
+			b := make([]byte, 1)
+			for range roundTrips {
+				before := time.Now()
+				if _, err := unix.Write(there[1], b); err != nil {
+					return
+				}
+				if n, err := unix.Read(back[0], b); n != 1 || err != nil {
+					return
+				}
+				if d := time.Since(before); trip == 0 || d < trip {
+					trip = d
+				}
 			}
-			if n, err := unix.Read(back[0], b); n != 1 || err != nil {
-				return
-			}
-			if d := time.Since(before); trip == 0 || d < trip {
-				trip = d
-			}
-		}
+		})
 	})
 	both.Wait()
 	return min(max(shortest, 3*trip), longestLong)

@@ -34,9 +34,39 @@ func processors(t *testing.T, tid int) int {
 	return set.Count()
 }
 
+// fewProcessors holds the test's threads, and processes that they start, to as many processors as followers are good for.
+func fewProcessors(t *testing.T) {
+	t.Helper()
+	var own, few unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &own); err != nil {
+		t.Fatal(err)
+	}
+	for cpu := 0; few.Count() < min(mostProcessors, own.Count()); cpu++ {
+		if own.IsSet(cpu) {
+			few.Set(cpu)
+		}
+	}
+	if few.Count() < leastProcessors {
+		t.Fatal("needs two processors")
+	}
+	all := func(set *unix.CPUSet) {
+		tasks, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, task := range tasks {
+			tid, _ := strconv.Atoi(task.Name())
+			unix.SchedSetaffinity(tid, set) // it may have ended
+		}
+	}
+	all(&few)
+	t.Cleanup(func() { all(&own) })
+}
+
 // A follower is idle and held to one processor from begin to end, and what it was
 // afterwards.
 func TestFollower(t *testing.T) {
+	fewProcessors(t)
 	if !mayFollow() {
 		t.Fatal("threads cannot become SCHED_IDLE and normal again: needs CAP_SYS_NICE")
 	}
@@ -148,6 +178,7 @@ func threads(t *testing.T, pid, all int) (n int) {
 // A series of short requests is followed, also when every processor has better to do;
 // then other programs are answered, and run, all the same, and afterwards no thread is held.
 func TestFollowing(t *testing.T) {
+	fewProcessors(t)
 	p := newPool(t)
 	s := p.mountWith(request{Layers: layers{Base: p.base("", "mkdir d; cp /bin/true true; for i in $(seq 100); do echo $i >f$i; done"), Uppers: []upperDir{p.upper("sys", "/")}}})
 	pid, all := s.cmd.Process.Pid, processors(t, 0)
@@ -230,6 +261,9 @@ func TestLongSleep(t *testing.T) {
 		} else {
 			t.Log(d)
 		}
+	}
+	if n := threads(t, os.Getpid(), processors(t, 0)); n > 0 {
+		t.Errorf("%d threads are still held to one processor", n)
 	}
 }
 
