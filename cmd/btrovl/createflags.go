@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/btrovl/btrovl/delta"
 	"github.com/btrovl/btrovl/delta/bundle"
@@ -40,11 +43,16 @@ func (f *createFlags) options(ctx context.Context) (delta.MakeOptions, error) {
 	case "low":
 		o.Memory = delta.LowMemory
 	default:
-		var n int64
-		if _, err := fmt.Sscanf(f.memory, "%d", &n); err != nil || n < 16 || n > 1<<20 {
+		n, err := strconv.ParseInt(f.memory, 10, 64)
+		if err != nil || n < 16 || n > 1<<20 {
 			return o, usagef("--memory %q is not normal, low, or a number of MiB from 16 on", f.memory)
 		}
 		o.Memory = n << 20
+	}
+	for _, step := range o.Without {
+		if !slices.Contains(delta.Steps(), step) {
+			return o, usagef("--without %q is no step; these are: %s", step, strings.Join(delta.Steps(), ", "))
+		}
 	}
 	for _, pattern := range o.Rescue {
 		if _, err := path.Match(pattern, ""); err != nil {

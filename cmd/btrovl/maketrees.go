@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -86,6 +87,9 @@ func (t *makeTrees) tree(ctx context.Context, name string) (delta.Tree, uint64, 
 	if t.pool == nil {
 		p, err := t.app.open()
 		if err != nil {
+			if c, ok := errors.AsType[*codedError](err); ok {
+				c.hints = append(c.hints, "a tree needs no pool: "+name+"=PATH, with a directory or a tar archive")
+			}
 			return delta.Tree{}, 0, err
 		}
 		t.pool = p
@@ -113,7 +117,8 @@ func (t *makeTrees) tree(ctx context.Context, name string) (delta.Tree, uint64, 
 func (t *makeTrees) outside(ctx context.Context, version, path string) (delta.Tree, error) {
 	st, err := os.Stat(path)
 	if err != nil {
-		return delta.Tree{}, coded(codeUsage, fmt.Errorf("cannot read base %s: %w", version, err))
+		return delta.Tree{}, coded(codeUsage, fmt.Errorf("cannot read base %s: %w", version, err),
+			"VERSION=PATH names a directory or a tar archive")
 	}
 	if !st.IsDir() {
 		if path, err = t.unpack(ctx, path); err != nil {
