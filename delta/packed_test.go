@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -314,6 +315,47 @@ func newc(f map[string][]byte, names ...string) []byte {
 		b.Write(make([]byte, -b.Len()&3))
 	}
 	return b.Bytes()
+}
+
+// TestRescueOfCompressed: damage of a compressed old file that can still be expanded shows only in what is made of it; the
+// rescue section has the file, and without one it is an error.
+func TestRescueOfCompressed(t *testing.T) {
+	version := func(grow int) files {
+		inside := map[string][]byte{"a": object(1, grow), "b": seeded(3, 60000), "c": object(2, grow)}
+		return files{"boot/initrd.img": packedBy(t, newc(inside, "a", "b", "c"), "zstd", "-q", "-c", "-9")}
+	}
+	from, to := version(0), version(24)
+	base, new := from.tree(t), to.tree(t)
+	make := func(rescue ...string) []byte {
+		b, r := madeBundle(t, MakeOptions{From: []Tree{{Version: "1", Root: base}}, To: Tree{Version: "2", Root: new}, Rescue: rescue})
+		if m := methodOf(t, r, "boot/initrd.img"); m != "recompress" {
+			t.Fatalf("method %s", m)
+		}
+		return b
+	}
+	with, without := make("boot"), make()
+	old, tried := from["boot/initrd.img"], 0
+	for at := len(old) / 20; at < len(old) && tried < 8; at += len(old) / 40 {
+		bad := bytes.Clone(old)
+		bad[at] ^= 0x40
+		if redeflate.Expand(io.Discard, bytes.NewReader(bad), int64(len(bad))) != nil {
+			continue
+		}
+		tried++
+		rot(t, base, "boot/initrd.img", at)
+		got, a, err := exported(t, with, 0, base)
+		if err != nil || !bytes.Equal(got["boot/initrd.img"], to["boot/initrd.img"]) || len(a.failed.rescued) != 1 {
+			t.Errorf("damage at %d: %v", at, err)
+		}
+		if _, _, err := exported(t, without, 0, base); err == nil {
+			t.Errorf("damage at %d, without rescue: no error", at)
+		}
+		rot(t, base, "boot/initrd.img", at) // as it was
+	}
+	if tried == 0 {
+		t.Error("no damage leaves what can be expanded")
+	}
+	t.Log(tried, "places")
 }
 
 // TestInitrdOfPacked: an initrd packed by zstd whose members are files of the system, and the insides of its packed

@@ -282,6 +282,23 @@ func grown(kernel bool) *program {
 	return p
 }
 
+// Sections that have no content may say that it is anywhere.
+func TestNoContent(t *testing.T) {
+	le := binary.LittleEndian
+	for _, name := range []string{".shstrtab", ".dynstr", ".dynsym", ".rodata"} {
+		b := newProgram(true).build()
+		shoff := le.Uint64(b[40:])
+		for i, s := range parse(b).sections {
+			if s.name == name {
+				le.PutUint32(b[shoff+uint64(i)*shdrSize+4:], shtNobits)
+				le.PutUint64(b[shoff+uint64(i)*shdrSize+24:], 1<<63+1)
+			}
+		}
+		Mask(b)
+		Rewrite(bytes.Clone(b), b, []Move{{0, 100, 5000}})
+	}
+}
+
 // cost counts the bytes of operations that bring something new.
 func cost(new, old []byte, ops []bsdiff.Op) (n int64) {
 	at := int64(0)
