@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"time"
 
 	"github.com/btrovl/btrovl/integration/testenv"
 )
@@ -78,5 +79,23 @@ func TestXz(t *testing.T) {
 				t.Errorf("without the old file: %v, want ErrUnsupported", err)
 			}
 		})
+	}
+}
+
+// TestXzWithoutContent: a recipe of an xz file without content, which Unpack does not write, comes to an end.
+func TestXzWithoutContent(t *testing.T) {
+	decisions := []byte{0x80, 0x80, 4, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0} // a dictionary of 64 KiB, no flags, small tables, no chunks, zeros
+	w := recipeWriter{b: []byte{recipeVersion}}
+	w.xz(0, nil, &xzShape{kind: 1, header: 2}, decisions)
+	done := make(chan error, 1)
+	go func() {
+		var r Restorer
+		done <- r.Restore(io.Discard, bytes.NewReader(nil), w.b)
+	}()
+	select {
+	case err := <-done:
+		t.Log(err)
+	case <-time.After(20 * time.Second):
+		t.Error("it waits for content that there is not")
 	}
 }
