@@ -185,12 +185,14 @@ func (m *maker) findInside(held map[tree.Sum]bool) {
 			defer mu.Unlock()
 			if have, ok := m.insides[sum]; held[sum] && (!ok || i < have.index) {
 				m.insides[sum] = insideFile{i, expanded}
-				m.insideHeld[i] = true
 			}
 			return nil
 		})
 	}
 	g.Wait()
+	for _, f := range m.insides { // not before: the first file with an object is it, whoever looks first
+		m.insideHeld[f.index] = true
+	}
 }
 
 // cut returns what remains of an action behind its first n bytes.
