@@ -120,7 +120,7 @@ func (w *Writer) destroyBase(ctx context.Context, bases *os.File, version string
 	if err := btrfs.DestroyTree(ctx, bases, version); err != nil {
 		return err
 	}
-	unix.Unlinkat(int(bases.Fd()), version+suffixMeta, 0)
+	unix.Unlinkat(int(bases.Fd()), version+suffixMeta, 0) // what stays is garbage: findBases
 	return nil
 }
 
