@@ -35,6 +35,7 @@ package delta
 
 import (
 	"os"
+	"time"
 
 	"github.com/btrovl/btrovl/delta/bundle"
 )
@@ -67,8 +68,13 @@ type MakeOptions struct {
 	Jobs        int      // 0: one per processor
 	Scratch     *os.File // directory on btrfs: the bundle is applied there before it is signed; nil: in a plain temporary directory
 	Spool       string   // directory for temporary files, "": os.TempDir
-	Progress    func(done, total int64)
+	// Resume names a file that keeps what was found out until the bundle is made: making it again after an
+	// interrupt goes on from there. It is removed in the end, and begun anew when it is another bundle's. "": none.
+	Resume   string
+	Progress func(done, total int64)
 
+	journal     *journal
+	keepFrom    time.Duration // tests: how long a result must have taken to be kept
 	work        *work
 	leastShared int64 // tests: content that is worth a shared section
 }
@@ -94,6 +100,7 @@ type Report struct {
 	Streams  []StreamReport
 	Files    []FileInfo
 	Warnings []string // e.g. that a full bundle would be smaller
+	Resumed  int      // results that were there from an interrupted run
 }
 
 // StreamReport is the size of one kind of payload data.

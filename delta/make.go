@@ -13,7 +13,7 @@ import (
 
 // Make writes a signed bundle to w. It checks every file of the bundle against
 // the original byte by byte, and the digest of an applied tree, before it signs.
-func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
+func Make(ctx context.Context, w io.Writer, o MakeOptions) (_ *Report, err error) {
 	if o.Sign == nil {
 		return nil, errors.New("cannot make a bundle without a key")
 	}
@@ -56,6 +56,13 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 		olds = append(olds, inv)
 		m.From = append(m.From, bundle.BaseID{Version: f.Version, Digest: inv.digest})
 	}
+	wrong := false
+	if o.Resume != "" {
+		if o.journal, err = openJournal(o.Resume, to, olds, &o); err != nil {
+			return nil, err
+		}
+		defer func() { o.journal.close(err == nil || wrong && ctx.Err() == nil) }()
+	}
 	sections, err := makeSections(ctx, &o, olds, to, report)
 	defer func() {
 		for _, s := range sections {
@@ -81,8 +88,10 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (*Report, error) {
 		return nil, err
 	}
 	if err := verifyMade(ctx, &o, m, to, payload); err != nil {
+		wrong = true
 		return nil, fmt.Errorf("the bundle was made wrong and is not signed: %w", err)
 	}
+	o.journal.report(report)
 	report.Size, err = bundle.Create(w, m, payload.f, payload.n, o.Sign)
 	return report, err
 }

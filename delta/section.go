@@ -66,6 +66,7 @@ type partPlan struct {
 }
 
 func makeSection(ctx context.Context, o *MakeOptions, olds, news *inventory, report *Report, plan partPlan) (*section, error) {
+	o.journal.section()
 	w, err := newStreamWriter(o.Spool)
 	if err != nil {
 		return nil, err
@@ -225,7 +226,7 @@ func (m *maker) write(actions []action, object bool) {
 func (m *maker) contents(ctx context.Context) error {
 	order := m.order()
 	var err error
-	if m.hints, err = m.learn(ctx, order); err != nil {
+	if m.hints, err = m.learnOnce(ctx, order); err != nil {
 		return err
 	}
 	encoded := m.hints.encode()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -41,6 +42,9 @@ const (
 
 // bounded finds the smallest way to make a file when there is memory for it.
 func (m *maker) bounded(ctx context.Context, i int) *made {
+	if f := m.resumed(i); f != nil {
+		return f
+	}
 	size := m.news.entries[i].size
 	if kernelIn(m.news, i) {
 		size = maxKernel // what is inside
@@ -50,13 +54,21 @@ func (m *maker) bounded(ctx context.Context, i int) *made {
 		return &made{err: err}
 	}
 	defer m.o.work.sem.Release(n)
-	return m.file(ctx, i)
+	began := time.Now()
+	f := m.file(ctx, i)
+	if f.err == nil && time.Since(began) >= m.o.keepFrom {
+		m.o.journal.put(uint32(i), f.keep())
+	}
+	return f
 }
 
 // limitWork keeps the process within the memory for making until undo.
 func (o *MakeOptions) limitWork(ctx context.Context, maps *mappings) (undo func(), err error) {
 	if o.Work == 0 {
 		o.Work = DefaultWork
+	}
+	if o.keepFrom == 0 {
+		o.keepFrom = worthKeeping
 	}
 	if o.Work < LeastWork {
 		return nil, fmt.Errorf("cannot make a bundle in %d MiB of memory, only in %d or more", o.Work>>20, LeastWork>>20)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -21,7 +22,10 @@ scratch copy and the result's digest compared before it is signed.
 
 What several --from bases lack in the same way is in the bundle once. --rescue brings
 files whole, too: a device on which they, or what they are made from, rotted takes
-them from there.`,
+them from there.
+
+What takes long is kept in FILE.unfinished until the bundle is made: after an
+interrupt the same command goes on from there.`,
 			durable: "the file has its name only when it is complete and on stable storage.",
 			exits:   poolExits(codeUnknown, codeSpace, codeSignature, codeDigest),
 			example: "btrovl bundle create --from 1 --to 2 --key vendor.key -o 1-2.btrovl\nbtrovl bundle create --from 1 --from 2 --to 3 --key vendor.key -o to-3.btrovl\nbtrovl bundle create --from 1=tree1 --to 2=tree2.tar.xz --key vendor.key -o 1-2.btrovl",
@@ -72,15 +76,25 @@ func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) err
 		return err
 	}
 	o.Progress = pr.start("make")
+	if f.output != "-" {
+		o.Resume = f.output + ".unfinished"
+	}
 	var report *delta.Report
 	err = a.output(f.output, func(w io.Writer) (err error) {
 		report, err = delta.Make(ctx, w, o)
 		return err
 	})
 	if err != nil {
+		if _, kept := os.Stat(o.Resume); o.Resume != "" && kept == nil {
+			pr.stop()
+			a.warn("what was compared is kept in %s: the same command goes on from there", o.Resume)
+		}
 		return fmt.Errorf("cannot make %s: %w", f.output, err)
 	}
 	pr.stop()
+	if report.Resumed > 0 {
+		a.say("went on where an interrupted run had come to: %d results were there", report.Resumed)
+	}
 	for _, w := range report.Warnings {
 		a.warn("%s", w)
 	}

@@ -29,6 +29,7 @@ type createReport struct {
 	Files    []delta.FileInfo `json:"files,omitempty"`
 	Warnings []string         `json:"warnings"`
 	PeakRSS  int64            `json:"peak_rss"` // bytes of memory that making took
+	Resumed  int              `json:"resumed"`  // results that were there from an interrupted run
 }
 
 type streamReport struct {
@@ -39,7 +40,7 @@ type streamReport struct {
 
 func newCreateReport(file string, r *delta.Report) createReport {
 	out := createReport{File: file, Size: r.Size, Manifest: r.Manifest, Streams: []streamReport{}, Files: r.Files,
-		Warnings: append([]string{}, r.Warnings...)}
+		Warnings: append([]string{}, r.Warnings...), Resumed: r.Resumed}
 	for _, s := range r.Streams {
 		out.Streams = append(out.Streams, streamReport(s))
 	}
