@@ -37,6 +37,9 @@ func (m *maker) best(ctx context.Context, i int, f *made) error {
 	if err := m.packed(ctx, data, cands, f); err != nil {
 		return err
 	}
+	if err := m.image(ctx, data, cands, f); err != nil {
+		return err
+	}
 	if f.info.Method == "" {
 		if u, old := m.unpackAfter(data, cands); u != nil {
 			if err := m.restore(ctx, data, u, old, f); err != nil {

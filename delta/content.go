@@ -1,6 +1,7 @@
 package delta
 
 import (
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -132,6 +133,9 @@ func (v *view) bytes(pos int64, n int) ([]byte, error) {
 		v.win = v.win[:0]
 		if err == nil || err == io.EOF {
 			err = io.ErrUnexpectedEOF
+		}
+		if errors.Is(err, redeflate.ErrDamaged) {
+			return nil, &SourceError{Path: v.path, Want: "an image with sound blocks", Have: err.Error()}
 		}
 		return nil, fmt.Errorf("cannot read %s: %w", v.path, err)
 	}

@@ -255,6 +255,11 @@ func (a *applier) expand(v *view, closers *[]io.Closer) error {
 	if err != nil {
 		return err
 	}
+	if im, err := redeflate.OpenImage(f, v.size); err == nil { // what is read of it is expanded then
+		*closers = append(*closers, f)
+		v.ReaderAt, v.size = im, im.Size()
+		return nil
+	}
 	m := &memoryFirst{dir: a.stage.root}
 	*closers = append(*closers, m)
 	if err := redeflate.Expand(m, f, v.size); err != nil {

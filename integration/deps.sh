@@ -34,7 +34,7 @@ tests() {
 	common
 	want mkfs.btrfs btrfs-progs; want xz xz-utils; want zstd zstd; want bsdiff bsdiff; want minisign minisign
 	want setfattr attr; want setfacl acl; want strace strace; want rsync rsync; want pigz pigz
-	want_python; want cpio cpio; want losetup mount; want zip zip; want bzip2 bzip2; want setcap libcap2-bin
+	want_python; want cpio cpio; want losetup mount; want zip zip; want bzip2 bzip2; want setcap libcap2-bin; want mksquashfs squashfs-tools
 	want shellcheck shellcheck; want systemd-analyze systemd
 }
 

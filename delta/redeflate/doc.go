@@ -32,6 +32,9 @@
 // zboot images of UEFI (arm64, RISC-V, LoongArch). Payloads of lz4, lzo and bzip2, and
 // the zImage of 32-bit ARM, whose payload no header tells of, are not.
 //
+// Squashfs images are taken apart block by block, with the help of an old image only (UnpackImage): blocks that both
+// have are left as they are.
+//
 // # Plain
 //
 // Plain is one run of bytes: everything in the file in its order, with

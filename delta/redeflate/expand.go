@@ -6,13 +6,15 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"errors"
+	"hash/adler32"
 	"hash/crc32"
 	"io"
 
 	"github.com/btrovl/btrovl/delta/redeflate/relz"
 )
 
-var errExpand = errors.New("a compressed part is damaged")
+// ErrDamaged says that a compressed part of a file does not hold what it should.
+var ErrDamaged = errors.New("a compressed part is damaged")
 
 // An expander writes the plain of a file that it reads piece by piece.
 type expander struct {
@@ -133,13 +135,31 @@ func (e *expander) gzip(at int64) (int64, error) {
 	used := body.n - int64(e.buf.Buffered())
 	var trailer [gzipTrailer]byte
 	if _, err := io.ReadFull(e.buf, trailer[:]); err != nil {
-		return 0, errExpand
+		return 0, ErrDamaged
 	}
 	if binary.LittleEndian.Uint32(trailer[:]) != sum.crc || binary.LittleEndian.Uint32(trailer[4:]) != sum.n {
-		return 0, errExpand
+		return 0, ErrDamaged
 	}
 	e.content(from)
 	return int64(header) + used + gzipTrailer, nil
+}
+
+// zlib writes the content of a file that is one zlib stream (RFC 1950) and nothing else.
+func (e *expander) zlib() error {
+	head, err := e.peek(0, zlibHeader)
+	if err != nil || !isZlib(head) {
+		return ErrDamaged
+	}
+	sum := adler32.New()
+	r := e.from(zlibHeader)
+	if err := e.inflate(io.MultiWriter(e.w, sum), r); err != nil {
+		return err
+	}
+	rest, err := io.ReadAll(r)
+	if err != nil || !bytes.Equal(rest, sum.Sum(nil)) {
+		return ErrDamaged
+	}
+	return nil
 }
 
 // xz writes the content of an xz file and returns the length of all but its

@@ -3,6 +3,7 @@ package redeflate
 import (
 	"bytes"
 	"encoding/binary"
+	"hash/adler32"
 	"hash/crc32"
 )
 
@@ -87,4 +88,30 @@ func (u *unpacker) gzip(data []byte) int {
 	u.recipe.literal(data[:header])
 	u.addStream(opGzip, s, "")
 	return used + gzipTrailer
+}
+
+// A zlib stream (RFC 1950) has two bytes before it and an Adler-32 behind it.
+const (
+	zlibHeader  = 2
+	zlibTrailer = 4
+)
+
+func isZlib(p []byte) bool {
+	return len(p) >= zlibHeader && p[0]&15 == 8 && p[0]>>4 <= 7 && (uint(p[0])<<8|uint(p[1]))%31 == 0 && p[1]&0x20 == 0
+}
+
+// zlib takes data apart, if it is one zlib stream that can be made again.
+func (u *unpacker) zlib(data []byte) bool {
+	if !isZlib(data) || len(data) < zlibHeader+zlibTrailer {
+		return false
+	}
+	end := len(data) - zlibTrailer
+	s, ok := u.stream(data[zlibHeader:end], hint{family: familyZlib, level: [...]int{1, 5, 6, 9}[data[1]>>6]})
+	if !ok || zlibHeader+s.used != end || binary.BigEndian.Uint32(data[end:]) != adler32.Checksum(s.content) {
+		return false
+	}
+	u.copyPending()
+	u.recipe.literal(data[:zlibHeader])
+	u.addStream(opZlib, s, "")
+	return true
 }

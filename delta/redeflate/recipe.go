@@ -26,6 +26,9 @@ import (
 //	                                            length decisions
 //	zstd               0x05 length              plain, compressed: a Zstandard frame; as lzma, the
 //	                                            dictionary being the window
+//	   xz and zstd after an old one, following
+//	                   +0x10                    the probabilities begin with what they were at the end of the
+//	                                            one before that follows, of the same kind; at first as without priors
 //
 // Lengths of plain are one too large; 0 means all that is left of it.
 // model is family<<4 | level (model.go). A .gz document is
@@ -49,6 +52,7 @@ const (
 	opOld     = 0x08
 	opGzip    = 0x10
 	opZlib    = 0x20
+	opFollows = 0x10
 	opKnown   = opMask | opFixes | opGzip | opZlib
 	restOfAll = -1
 )
@@ -114,6 +118,9 @@ func (w *recipeWriter) xz(n int64, old *oldStream, x *xzShape, decisions []byte)
 func (w *recipeWriter) stream(op byte, n int64, old *oldStream) {
 	if old != nil {
 		op |= opOld
+		if old.follows {
+			op |= opFollows
+		}
 	}
 	w.b = append(w.b, op)
 	w.plainLength(n)
@@ -207,7 +214,7 @@ func (r *recipeReader) operation() (o operation, err error) {
 	}
 	kind := o.op & opMask
 	lzma := decided(kind)
-	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || lzma && o.op&^opOld != kind || kind > opZstd || o.op&opGzip != 0 && o.op&opZlib != 0 {
+	if o.op&^opKnown != 0 || kind < opDeflate && kind != o.op || lzma && o.op != kind && o.op != kind|opOld && (kind == opLzma || o.op != kind|opOld|opFollows) || kind > opZstd || o.op&opGzip != 0 && o.op&opZlib != 0 {
 		r.next--
 		return o, r.fail("an operation is unknown")
 	}
@@ -241,7 +248,7 @@ func (r *recipeReader) operation() (o operation, err error) {
 				return o, err
 			}
 		}
-		o.old = &oldStream{op: kind, at: int64(v[0]), stream: relz.Stream{Dict: int(v[1]), Size: int64(v[2])}}
+		o.old = &oldStream{op: kind, follows: o.op&opFollows != 0, at: int64(v[0]), stream: relz.Stream{Dict: int(v[1]), Size: int64(v[2])}}
 	}
 	if kind == opXz {
 		for _, b := range []*byte{&o.shape.kind, &o.shape.header} {

@@ -25,6 +25,7 @@ type Restorer struct {
 	Priors *Priors
 
 	learned *oldStream // of Old: by Learn for the next Restore, or during one
+	carried *Priors    // of opFollows
 	enc     encoder
 	space   relz.Workspace
 	packed  limitedBuffer
@@ -95,7 +96,7 @@ func (r *Restorer) Restore(w io.Writer, plain io.Reader, recipe []byte) error {
 	if err := in.open(); err != nil {
 		return err
 	}
-	defer func() { r.learned = nil }()
+	defer func() { r.learned, r.carried = nil, nil }()
 	for {
 		o, err := in.operation()
 		if err == io.EOF {
@@ -169,7 +170,13 @@ func (r *Restorer) history(o operation) (*relz.History, error) {
 		}
 		r.learned = o.old
 	}
-	if o.op&opMask != opLzma {
+	switch kind := o.op & opMask; {
+	case o.old.follows:
+		if r.carried == nil || r.carried.Zstd() != (kind == opZstd) {
+			r.carried = relz.NewPriors(kind == opZstd)
+		}
+		r.learned.history.Train(r.carried)
+	case kind != opLzma:
 		r.learned.history.SetPriors(r.Priors)
 	}
 	return r.learned.history, nil
@@ -230,11 +237,11 @@ func Memory(recipe []byte, workers int) (int64, error) {
 		fixed   = fixedMemory
 		buffers = finderBuffer + finderPad + 2*windowSize + 4<<16 + bitBufferSize
 	)
-	need := int64(fixed)
+	need, follows := int64(fixed), int64(0)
 	for {
 		o, err := in.operation()
 		if err == io.EOF {
-			return need, nil
+			return need + follows, nil
 		}
 		if err != nil {
 			return 0, err
@@ -242,7 +249,9 @@ func Memory(recipe []byte, workers int) (int64, error) {
 		if kind := o.op & opMask; decided(kind) {
 			var old relz.Stream
 			if o.old != nil {
-				old = o.old.stream
+				if old = o.old.stream; o.old.follows {
+					follows = relz.PriorsMemory
+				}
 			}
 			var n int64
 			if kind == opZstd {

@@ -166,6 +166,7 @@ type oldStream struct {
 	op      byte // that refers to it
 	at      int64
 	stream  relz.Stream
+	follows bool // opFollows
 	history *relz.History
 }
 

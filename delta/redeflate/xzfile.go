@@ -137,8 +137,13 @@ func mostPacked(size int64) int { return int(min(size/2, 16<<20)) + 64<<10 }
 
 // wholeXz takes a file apart that is nothing but xz blocks. It returns false for others.
 func (u *unpacker) wholeXz(data []byte) bool {
-	old := u.oldXzFile()
-	if old == nil || len(u.plain) > 0 || len(data) < xzHeader+2 {
+	old := oldXzFile(u.o.Old, u.o.Moves)
+	return old != nil && len(u.plain) == 0 && u.xzAfter(data, old)
+}
+
+// xzAfter is wholeXz with the help of this old file.
+func (u *unpacker) xzAfter(data []byte, old *oldStream) bool {
+	if len(data) < xzHeader+2 {
 		return false
 	}
 	u.prior(old)
@@ -184,6 +189,7 @@ func (u *unpacker) wholeXz(data []byte) bool {
 	if err != nil || len(out.Recipe) > out.Used/fixShare {
 		return false
 	}
+	u.copyPending()
 	n := int64(len(out.Plain))
 	u.recipe.xz(n, old, &x, out.Recipe)
 	u.encoders["xz, after the old file"] += n
@@ -202,11 +208,11 @@ func (u *unpacker) prior(old *oldStream) {
 	}
 }
 
-// oldXzFile learns from all blocks of the old file, if that is an xz file.
-func (u *unpacker) oldXzFile() *oldStream {
-	file := bytes.NewReader(u.o.Old)
+// oldXzFile learns from all blocks of an old file, if that is an xz file.
+func oldXzFile(data []byte, moves []Move) *oldStream {
+	file := bytes.NewReader(data)
 	o := &oldStream{op: opXz}
-	size := int64(len(u.o.Old))
+	size := int64(len(data))
 	err := xzParts(file, 0, size, func(at int64, s relz.Stream) (int64, error) {
 		in := &countingReader{r: io.NewSectionReader(file, at, size-at)}
 		n := &plainWriter{w: io.Discard}
@@ -217,7 +223,7 @@ func (u *unpacker) oldXzFile() *oldStream {
 		o.stream.Size += n.n
 		return in.n, nil
 	})
-	if err != nil || o.learn(nil, file, u.o.Moves) != nil {
+	if err != nil || o.learn(nil, file, moves) != nil {
 		return nil
 	}
 	return o

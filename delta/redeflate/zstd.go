@@ -26,6 +26,11 @@ func (u *unpacker) zstd(data []byte) int {
 	if old == nil {
 		return 0
 	}
+	return u.zstdAfter(data, old)
+}
+
+// zstdAfter is zstd with the help of this old frame.
+func (u *unpacker) zstdAfter(data []byte, old *oldStream) int {
 	u.prior(old)
 	memory := u.o.Memory
 	if memory == 0 {

@@ -56,13 +56,25 @@ func NewPriors(zstd bool) *Priors {
 	return p
 }
 
+// Set makes p what q is; both must be of [NewPriors], of one format.
+func (p *Priors) Set(q *Priors) {
+	for i := range p.tables {
+		copy(p.tables[i], q.tables[i])
+	}
+	copy(p.kind, q.kind)
+}
+
+// PriorsMemory is what those of [NewPriors] take.
+const PriorsMemory = 2 * int64(kindProbs+guideProbs)
+
 // Zstd reports whether they are of Zstandard.
 func (p *Priors) Zstd() bool { return p.zstd }
 
 // SetPriors lets guides that follow h begin with p, which may be nil; priors of the other format are not used.
-func (h *History) SetPriors(p *Priors) { h.h.priors = p }
+func (h *History) SetPriors(p *Priors) { h.h.priors, h.h.train = p, false }
 
-// Train lets the description that follows h next begin with p, and change p to what it ended with.
+// Train lets what is described after h, or rebuilt, begin with p, and change p to what it ended with. p must be of
+// [NewPriors].
 func (h *History) Train(p *Priors) { h.h.priors, h.h.train = p, true }
 
 // tables returns all probabilities of a guide but those of kinds.

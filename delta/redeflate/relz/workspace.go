@@ -48,6 +48,7 @@ func (ws *Workspace) Rebuild(w io.Writer, plain io.Reader, size int64, recipe []
 		err = ErrRecipe
 	}
 	if err == nil {
+		k.g.trained()
 		err = r.finish()
 	}
 	return err

@@ -328,6 +328,7 @@ func (ws *Workspace) RebuildZstd(w io.Writer, plain io.Reader, size int64, recip
 		err = ErrRecipe
 	}
 	if err == nil {
+		k.g.trained()
 		_, err = w.Write(p.sum)
 	}
 	return err

@@ -1,0 +1,126 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"sort"
+
+	"github.com/btrovl/btrovl/delta/redeflate"
+)
+
+// An image (squashfs) travels as what is compressed again does (methodRestore), with two sources: what is inside of the
+// old image, and the old image as it is. Most blocks of the new one stand there, compressed, and are copied; what is
+// inside of the others is patched from what is inside of those that are gone.
+//
+//	sources    inside of the old image │ the old image
+//	plain      superblock │ kept blocks … │ content │ kept blocks … │ content │ tables
+//	made from  inside       old image       inside    old image       inside
+//
+// The device expands no more of the old image than is read (redeflate.Image), and compresses
+// no more of the new one than is new.
+
+// maxImageRest bounds what is held of an image: what is new in it, and what is gone from the old one.
+const maxImageRest = 256 << 20
+
+// image looks whether a file is best made as an image.
+func (m *maker) image(ctx context.Context, data []byte, cands []candidate, f *made) error {
+	if f.info.Method != "" || m.o.without(stepUnpack) || !redeflate.IsImage(data) {
+		return nil
+	}
+	for _, c := range cands {
+		if !redeflate.IsImage(c.data) {
+			continue
+		}
+		u, err := redeflate.UnpackImage(data, redeflate.Options{Old: c.data, MaxPlain: maxImageRest, Memory: restoreLimit(m.o.Memory)})
+		if err != nil {
+			continue // another way is found
+		}
+		if need, err := redeflate.Memory(u.Recipe, 2); err != nil || need > restoreLimit(m.o.Memory) {
+			continue
+		}
+		return m.imageAfter(ctx, c, u, f)
+	}
+	return nil
+}
+
+// imageAfter makes an image of an old one.
+func (m *maker) imageAfter(ctx context.Context, c candidate, u *redeflate.UnpackedImage, f *made) error {
+	inside, err := redeflate.OpenImage(bytes.NewReader(c.data), int64(len(c.data)))
+	if err != nil {
+		return err
+	}
+	var old []byte
+	for _, p := range u.Parts {
+		old = append(old, p.Content...)
+	}
+	patch, err := diffActions(ctx, u.Rest, sourcesOf(old))
+	if err != nil {
+		return err
+	}
+	places := newPartMap(u.Parts)
+	var actions []action
+	at := int64(0) // in Rest
+	take := func(until int64) {
+		for at < until {
+			a := patch[0]
+			if n := until - at; a.length > n {
+				patch[0] = a.cut(n)
+				a.length = n
+				if a.data != nil {
+					a.data = a.data[:n]
+				}
+			} else {
+				patch = patch[1:]
+			}
+			at += a.length
+			actions = places.place(actions, a)
+		}
+	}
+	for _, k := range u.Kept {
+		take(k.Offset)
+		actions = append(actions, action{op: op{kind: opCopy, length: k.Length, pos: inside.Size() + k.Old}})
+	}
+	take(int64(len(u.Rest)))
+	f.rec.method, f.rec.cloned = methodRestore, false
+	f.rec.sources = []source{{index: c.index, expanded: true}, {index: c.index}}
+	f.rec.plain, f.rec.recipe = u.Plain(), int64(len(u.Recipe))
+	f.actions, f.recipe, f.written = actions, u.Recipe, f.rec.size
+	f.info.Method, f.info.Source, f.info.Why = methodNames[methodRestore], m.olds.entries[c.index].path, c.why
+	f.info.Bytes = m.cost(actions) + int64(len(u.Recipe))
+	return nil
+}
+
+// A partMap is where the parts of an old image, one behind the other, are in what is inside of it.
+type partMap struct {
+	parts []redeflate.Part
+	ends  []int64 // of each, in the row
+}
+
+func newPartMap(parts []redeflate.Part) *partMap {
+	m := &partMap{parts: parts}
+	end := int64(0)
+	for _, p := range parts {
+		end += int64(len(p.Content))
+		m.ends = append(m.ends, end)
+	}
+	return m
+}
+
+// place appends an action on the row as actions on the inside.
+func (m *partMap) place(to []action, a action) []action {
+	if a.kind != opCopy && a.kind != opAdd {
+		return append(to, a)
+	}
+	i := sort.Search(len(m.ends), func(i int) bool { return m.ends[i] > a.pos })
+	for ; a.length > 0; i++ {
+		n := min(a.length, m.ends[i]-a.pos)
+		p := a
+		p.length, p.pos = n, m.parts[i].Offset+a.pos-(m.ends[i]-int64(len(m.parts[i].Content)))
+		if a.data != nil {
+			p.data = a.data[:n:n]
+		}
+		to = append(to, p)
+		a = a.cut(n)
+	}
+	return to
+}

@@ -1,0 +1,140 @@
+package delta
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/btrovl/btrovl/delta/redeflate"
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// squash makes a squashfs image of files.
+func squash(t testing.TB, from files, options ...string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	root, image := filepath.Join(dir, "root"), filepath.Join(dir, "image")
+	for name, data := range from {
+		p := filepath.Join(root, name)
+		err := os.MkdirAll(filepath.Dir(p), 0o755)
+		if err == nil {
+			err = os.WriteFile(p, data, 0o644)
+		}
+		if err == nil {
+			err = os.Chtimes(p, epoch, epoch)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	args := append([]string{root, image, "-quiet", "-no-progress", "-mkfs-time", "1700000000"}, options...)
+	if out, err := exec.CommandContext(ctx, testenv.Command(t, "mksquashfs"), args...).CombinedOutput(); err != nil {
+		t.Fatalf("mksquashfs: %v: %s", err, out)
+	}
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// tables is a place in the inode table of an image.
+func tables(image []byte) int { return int(binary.LittleEndian.Uint64(image[64:])) + 30 }
+
+// TestImages: an image of many files, a few of which changed, costs what these do, and comes out as it was, also from
+// among the files of the device that it is not made from.
+func TestImages(t *testing.T) {
+	was := files{"bin/a": words(1, 400<<10), "bin/b": noise(2, 200<<10), "gone": words(3, 100<<10)}
+	for i := range 100 {
+		was[fmt.Sprintf("conf/%d", i)] = words(int64(100+i), 2000)
+	}
+	is := files{}
+	for name, data := range was {
+		is[name] = data
+	}
+	delete(is, "gone")
+	is["bin/a"] = edit(is["bin/a"], 100<<10, "an insertion")
+	is["conf/7"] = edit(is["conf/7"], 700, "another")
+	for _, c := range []struct {
+		compressor string
+		most       int64
+	}{{"gzip", 5000}, {"xz", 30000}, {"zstd", 30000}} {
+		t.Run(c.compressor, func(t *testing.T) {
+			a, b := squash(t, was, "-comp", c.compressor), squash(t, is, "-comp", c.compressor)
+			old := files{"apps/one.squashfs": a, "other": words(9, 5000)}
+			to := files{"apps/one.squashfs": b, "other": words(9, 5000)}
+			o := MakeOptions{From: []Tree{{Version: "1", Root: old.tree(t)}}, To: Tree{Version: "2", Root: to.tree(t)}, Rescue: []string{"apps"}}
+			made, report := madeBundle(t, o)
+			for _, f := range report.Files {
+				if f.Why == "for a device where its source is damaged" || f.Method == "whole" {
+					continue
+				}
+				t.Logf("%+v", f)
+				if f.Method != "recompress" || f.Bytes > c.most {
+					t.Errorf("%+v", f)
+				}
+			}
+			got, _, err := exported(t, made, 0, o.From[0].Root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got["apps/one.squashfs"], b) {
+				t.Error("the image came out differently")
+			}
+
+			// Rotten sources are named, or the file comes from the rescue section.
+			for _, at := range []int{2, 5000, len(a) / 2, tables(a)} {
+				rot(t, o.From[0].Root, "apps/one.squashfs", at)
+				got, _, err := exported(t, made, 0, o.From[0].Root)
+				if err != nil {
+					t.Fatalf("rotten at %d: %v", at, err)
+				}
+				if !bytes.Equal(got["apps/one.squashfs"], b) {
+					t.Errorf("rotten at %d: the image came out differently", at)
+				}
+				rot(t, o.From[0].Root, "apps/one.squashfs", at) // as it was
+			}
+			o.Rescue = nil
+			made, _ = madeBundle(t, o)
+			rot(t, o.From[0].Root, "apps/one.squashfs", tables(a))
+			var source *SourceError
+			if _, _, err := exported(t, made, 0, o.From[0].Root); !errors.As(err, &source) {
+				t.Errorf("rotten: %v", err)
+			}
+		})
+	}
+}
+
+// What is placed on the parts of an image stays what it was.
+func TestPartMap(t *testing.T) {
+	parts := []redeflate.Part{{Offset: 100, Content: words(1, 50)}, {Offset: 1000, Content: words(2, 70)}, {Offset: 2000, Content: words(3, 30)}}
+	var row []byte
+	inside := make([]byte, 3000)
+	for _, p := range parts {
+		row = append(row, p.Content...)
+		copy(inside[p.Offset:], p.Content)
+	}
+	m := newPartMap(parts)
+	for from := range row {
+		for to := from + 1; to <= len(row); to++ {
+			diff := noise(4, to-from)
+			var got, data []byte
+			for _, a := range m.place(nil, action{op: op{kind: opAdd, length: int64(to - from), pos: int64(from)}, data: diff}) {
+				got = append(got, inside[a.pos:a.pos+a.length]...)
+				data = append(data, a.data...)
+			}
+			if !bytes.Equal(got, row[from:to]) || !bytes.Equal(data, diff) {
+				t.Fatalf("from %d to %d", from, to)
+			}
+		}
+	}
+}

@@ -1,0 +1,290 @@
+package redeflate
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/btrovl/btrovl/integration/testenv"
+)
+
+// squash makes an image of files.
+func squash(t testing.TB, files map[string][]byte, options ...string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	root, image := filepath.Join(dir, "root"), filepath.Join(dir, "image")
+	when := time.Unix(1700000000, 0)
+	for name, data := range files {
+		p := filepath.Join(root, name)
+		err := os.MkdirAll(filepath.Dir(p), 0o755)
+		if err == nil {
+			err = os.WriteFile(p, data, 0o644)
+		}
+		if err == nil {
+			err = os.Chtimes(p, when, when)
+		}
+		if err == nil && len(data)%3 == 0 {
+			err = unix.Setxattr(p, "user.note", []byte(name), 0)
+		}
+		if err == nil {
+			err = os.Symlink(name, p+".link")
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	args := append([]string{root, image, "-quiet", "-no-progress", "-mkfs-time", "1700000000"}, options...)
+	if out, err := exec.CommandContext(ctx, testenv.Command(t, "mksquashfs"), args...).CombinedOutput(); err != nil {
+		t.Fatalf("mksquashfs %v: %v: %s", options, err, out)
+	}
+	b, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// imageFiles are files of all sizes, and the same some time later.
+func imageFiles() (old, new map[string][]byte) {
+	old = map[string][]byte{
+		"usr/bin/program": records(350<<10, 1), "usr/bin/other": records(150<<10, 2), "usr/share/text": prose(450<<10, 3),
+		"usr/share/same": prose(300<<10, 4), "etc/twin": prose(200<<10, 5), "etc/copy": prose(200<<10, 5),
+		"var/noise": noise(200<<10, 6), "var/holes": make([]byte, 1<<20), "etc/empty": {}, "usr/share/gone": prose(150<<10, 7),
+	}
+	for i := range 100 {
+		old[fmt.Sprintf("etc/conf.d/%d", i)] = prose(100+i*37, uint64(100+i))
+	}
+	new = make(map[string][]byte)
+	for name, data := range old {
+		new[name] = data
+	}
+	insert := func(name string, at int, what string) {
+		new[name] = append(append(append([]byte(nil), new[name][:at]...), what...), new[name][at:]...)
+	}
+	insert("usr/bin/program", 200<<10, "some bytes that were not there before")
+	insert("usr/share/text", 5, "more")
+	insert("usr/share/text", 400<<10, "and more of it")
+	insert("etc/conf.d/17", 50, "changed")
+	insert("etc/conf.d/70", 2000, "changed")
+	delete(new, "usr/share/gone")
+	new["usr/share/fresh"] = prose(100<<10, 8)
+	return old, new
+}
+
+// Images of all compressors that can be taken apart, as mksquashfs makes them, come back; what did not change is kept.
+func TestImage(t *testing.T) {
+	old, new := imageFiles()
+	for name, options := range map[string][]string{
+		"gzip":              {},
+		"gzip, window":      {"-Xwindow-size", "10"},
+		"xz":                {"-comp", "xz"},
+		"xz, x86":           {"-comp", "xz", "-Xbcj", "x86"},
+		"zstd":              {"-comp", "zstd"},
+		"zstd, 4 KiB":       {"-comp", "zstd", "-Xcompression-level", "3", "-b", "4K"},
+		"gzip, 1 MiB":       {"-b", "1M"},
+		"xz, 1 MiB":         {"-comp", "xz", "-b", "1M"},
+		"no fragments":      {"-no-fragments"},
+		"no export, xattrs": {"-no-exports", "-no-xattrs"},
+		"plain tables":      {"-noI", "-noId", "-noX"},
+		"plain fragments":   {"-noF", "-no-duplicates", "-Xcompression-level", "1"},
+		"tail ends":         {"-tailends", "-comp", "zstd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := squash(t, old, options...), squash(t, new, options...)
+			u, err := UnpackImage(b, Options{Old: a})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var kept, parts int64
+			for _, k := range u.Kept {
+				kept += k.Length
+			}
+			for _, p := range u.Parts {
+				parts += int64(len(p.Content))
+			}
+			t.Logf("%d bytes, kept %d in %d runs, rest %d, recipe %d, gone %d", len(b), kept, len(u.Kept), len(u.Rest), len(u.Recipe), parts)
+			if kept < int64(len(b))/8 && !strings.Contains(name, "1 MiB") { // there, small files are in one block
+				t.Errorf("%d of %d bytes are kept", kept, len(b))
+			}
+			wants := [][]byte{new["usr/share/text"][:64<<10], new["usr/bin/program"][140<<10 : 250<<10]}
+			if !strings.Contains(name, "xz") && !strings.Contains(name, "zstd") && !strings.Contains(name, "tail") {
+				wants = append(wants, new["usr/share/fresh"]) // others need an old block that is like this one
+			}
+			for _, want := range wants {
+				if name != "zstd, 4 KiB" && name != "gzip, window" && !bytes.Contains(u.Rest, want) { // blocks of which some stay packed
+					t.Error("what is new is not taken apart")
+				}
+			}
+			if _, err := Memory(u.Recipe, 2); err != nil {
+				t.Error(err)
+			}
+			checkImageReads(t, a, u)
+		})
+	}
+	t.Run("of another compressor", func(t *testing.T) {
+		u, err := UnpackImage(squash(t, new), Options{Old: squash(t, old, "-comp", "xz")})
+		if err != nil || len(u.Kept) > 0 {
+			t.Errorf("%v, %d runs kept", err, len(u.Kept))
+		}
+	})
+	for _, c := range []string{"lzo", "lz4", "lzma"} {
+		t.Run(c, func(t *testing.T) {
+			a := squash(t, old, "-comp", c)
+			if _, err := OpenImage(bytes.NewReader(a), int64(len(a))); !errors.Is(err, ErrUnsupported) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+}
+
+// checkImageReads reads what is inside of an image in two ways, and where the parts are said to be.
+func checkImageReads(t *testing.T, file []byte, u *UnpackedImage) {
+	t.Helper()
+	open := func() *Image {
+		im, err := OpenImage(bytes.NewReader(file), int64(len(file)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return im
+	}
+	im := open()
+	all := make([]byte, im.Size())
+	if n, err := im.ReadAt(all, 0); n < len(all) {
+		t.Fatal(n, err)
+	}
+	for _, p := range u.Parts {
+		if !bytes.HasPrefix(all[p.Offset:], p.Content) {
+			t.Errorf("the part of %d bytes at %d is not there", len(p.Content), p.Offset)
+		}
+	}
+	im = open()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 300 {
+		at := rnd.Int64N(im.Size())
+		p := make([]byte, 1+rnd.IntN(300<<10))
+		n, err := im.ReadAt(p, at)
+		if want := all[at:min(at+int64(len(p)), im.Size())]; !bytes.Equal(p[:n], want) || (err == io.EOF) != (n < len(p)) {
+			t.Fatalf("%d bytes at %d: %v", n, at, err)
+		}
+	}
+	if n, err := im.ReadAt(make([]byte, 1), im.Size()); n != 0 || err != io.EOF {
+		t.Error(n, err)
+	}
+}
+
+// Damage gives errors, in reasonable time and memory.
+func TestImageDamage(t *testing.T) {
+	old, new := imageFiles()
+	rnd := rand.New(rand.NewPCG(3, 4))
+	for _, options := range [][]string{{"-b", "16K"}, {"-comp", "xz", "-b", "64K"}, {"-comp", "zstd", "-noI", "-noX", "-noId"}} {
+		a, b := squash(t, old, options...), squash(t, new, options...)
+		for i := range 24 {
+			c := bytes.Clone(a)
+			switch i % 4 {
+			case 0:
+				c = c[:rnd.IntN(len(c))]
+			case 1:
+				c[rnd.IntN(squashHead)] ^= 1 << rnd.IntN(8)
+			case 2: // tables are at the end
+				for range 4 {
+					c[len(c)-1-rnd.IntN(20<<10)] ^= 1 << rnd.IntN(8)
+				}
+			case 3:
+				c[rnd.IntN(len(c))] ^= 1 << rnd.IntN(8)
+			}
+			im, err := OpenImage(bytes.NewReader(c), int64(len(c)))
+			if err == nil {
+				for at := int64(0); at < im.Size(); at += 64 << 10 {
+					im.ReadAt(make([]byte, 64<<10), at)
+				}
+			}
+			if i%6 == 5 {
+				UnpackImage(b, Options{Old: c, NoVerify: true})
+				UnpackImage(c, Options{Old: b, NoVerify: true})
+			}
+		}
+	}
+}
+
+// A block that a recipe refers to and that is another one makes another image, or an error; never a panic.
+func TestImageAfterWrongOld(t *testing.T) {
+	old, new := imageFiles()
+	for _, c := range []string{"xz", "zstd"} {
+		a, b := squash(t, old, "-comp", c), squash(t, new, "-comp", c)
+		u, err := UnpackImage(b, Options{Old: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !NeedsOld(u.Recipe) {
+			t.Error("the recipe needs no old image")
+		}
+		if err := u.prove(b, &Options{Old: a}); err != nil {
+			t.Error(err)
+		}
+		for _, wrong := range [][]byte{b, a[:len(a)/2], nil} {
+			if err := u.prove(b, &Options{Old: append(wrong, make([]byte, len(a))...)[:len(a)]}); err == nil {
+				t.Error("another image made the same")
+			}
+		}
+	}
+}
+
+// FuzzImage: whatever the tables of an image say, reading it ends and does not panic.
+func FuzzImage(f *testing.F) {
+	name := "testdata/images/seed.squashfs"
+	seed, err := os.ReadFile(name)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(seed)
+	f.Fuzz(func(t *testing.T, file []byte) {
+		im, err := OpenImage(bytes.NewReader(file), int64(len(file)))
+		if err != nil {
+			return
+		}
+		p := make([]byte, 100<<10)
+		for at := int64(0); at < min(im.Size(), 8<<20); at += int64(len(p)) {
+			im.ReadAt(p, at)
+		}
+		if u, err := UnpackImage(file, Options{Old: seed, MaxPlain: 1 << 20}); err == nil && int64(len(u.Rest)) > 1<<20+int64(len(file)) {
+			t.Errorf("rest of %d bytes", len(u.Rest))
+		}
+	})
+}
+
+// Superblocks that promise too much are refused before anything follows from that.
+func TestImageSuperblock(t *testing.T) {
+	old, _ := imageFiles()
+	good := squash(t, map[string][]byte{"a": old["etc/conf.d/9"], "b": old["etc/twin"]})
+	for name, change := range map[string]func(b []byte){
+		"magic":       func(b []byte) { b[0]++ },
+		"version":     func(b []byte) { b[28] = 3 },
+		"block size":  func(b []byte) { b[12]++ },
+		"block log":   func(b []byte) { b[22] = 21 },
+		"inode table": func(b []byte) { binary.LittleEndian.PutUint64(b[64:], 1<<60) },
+		"directories": func(b []byte) { binary.LittleEndian.PutUint64(b[72:], 10) },
+		"ids":         func(b []byte) { binary.LittleEndian.PutUint64(b[48:], 1<<63) },
+		"xattrs":      func(b []byte) { binary.LittleEndian.PutUint64(b[56:], 1<<63) },
+		"inodes":      func(b []byte) { binary.LittleEndian.PutUint32(b[4:], 1<<31) },
+	} {
+		b := bytes.Clone(good)
+		change(b)
+		if _, err := OpenImage(bytes.NewReader(b), int64(len(b))); !errors.Is(err, ErrUnsupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
