@@ -20,7 +20,7 @@ import (
 // no more of the new one than is new.
 
 // maxImageRest bounds what is held of an image: what is new in it, and what is gone from the old one.
-const maxImageRest = 256 << 20
+const maxImageRest = 512 << 20
 
 // image looks whether a file is best made as an image.
 func (m *maker) image(ctx context.Context, data []byte, cands []candidate, f *made) error {
@@ -49,11 +49,7 @@ func (m *maker) imageAfter(ctx context.Context, c candidate, u *redeflate.Unpack
 	if err != nil {
 		return err
 	}
-	var old []byte
-	for _, p := range u.Parts {
-		old = append(old, p.Content...)
-	}
-	patch, err := diffActions(ctx, u.Rest, sourcesOf(old))
+	patch, err := diffActions(ctx, u.Rest, sourcesOf(u.Old))
 	if err != nil {
 		return err
 	}
@@ -100,7 +96,7 @@ func newPartMap(parts []redeflate.Part) *partMap {
 	m := &partMap{parts: parts}
 	end := int64(0)
 	for _, p := range parts {
-		end += int64(len(p.Content))
+		end += p.Length
 		m.ends = append(m.ends, end)
 	}
 	return m
@@ -115,7 +111,7 @@ func (m *partMap) place(to []action, a action) []action {
 	for ; a.length > 0; i++ {
 		n := min(a.length, m.ends[i]-a.pos)
 		p := a
-		p.length, p.pos = n, m.parts[i].Offset+a.pos-(m.ends[i]-int64(len(m.parts[i].Content)))
+		p.length, p.pos = n, m.parts[i].Offset+a.pos-(m.ends[i]-m.parts[i].Length)
 		if a.data != nil {
 			p.data = a.data[:n:n]
 		}

@@ -116,12 +116,11 @@ func TestImages(t *testing.T) {
 
 // What is placed on the parts of an image stays what it was.
 func TestPartMap(t *testing.T) {
-	parts := []redeflate.Part{{Offset: 100, Content: words(1, 50)}, {Offset: 1000, Content: words(2, 70)}, {Offset: 2000, Content: words(3, 30)}}
+	parts := []redeflate.Part{{Offset: 100, Length: 50}, {Offset: 1000, Length: 70}, {Offset: 2000, Length: 30}}
 	var row []byte
-	inside := make([]byte, 3000)
+	inside := noise(5, 3000)
 	for _, p := range parts {
-		row = append(row, p.Content...)
-		copy(inside[p.Offset:], p.Content)
+		row = append(row, inside[p.Offset:p.Offset+p.Length]...)
 	}
 	m := newPartMap(parts)
 	for from := range row {

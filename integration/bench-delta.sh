@@ -6,6 +6,7 @@
 #   P4  the same set of packages in Debian 12 and in Debian 13
 #   P5  the kernel package of Debian 13 (modules packed by xz, the kernel by zstd), and with security updates
 #   P6  as P1, with Debian 13: an initrd packed by zstd, with modules that the system has packed by xz
+#   P7  an application as three squashfs images (gzip, xz, zstd): packages of Debian 12 as released, and with security updates
 #
 # The trees are made from Debian's mirror (apt's own sources) into read-only subvolumes of a loop
 # image below WORK (default build/bench), and kept there. PAIRDIR=DIR uses trees DIR/PAIR/{old,new}
@@ -60,15 +61,23 @@ seal() { btrfs -q property set "$1" ro true; }
 beside() { # PAIR: tree becomes new, as a descendant of old
   local p=$MNT/$1; seal "$p/old"; btrfs -q subvolume snapshot "$p/old" "$p/new" >/dev/null
   rsync -aHAX --checksum --delete "$p/tree/" "$p/new/"; seal "$p/new"; rm -rf "$p/tree"; }
+apts() { # CODENAME main|security: options of an apt of its own, in A, and its directory in S
+  local main sec; main=$(mirror main) sec=$(mirror security)
+  S=$WORK/apt-$1-$2; mkdir -p "$S"/{state/lists/partial,cache/archives/partial}; : >"$S/status"
+  { echo "deb $main $1 main"; [ "$2" = main ] || echo "deb $sec $1-security main"; } >"$S/sources.list"
+  A=(-o Dir::Etc::sourcelist="$S/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State="$S/state"
+    -o Dir::State::status="$S/status" -o Dir::Cache="$S/cache" -o APT::Architecture=amd64 -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root)
+  apt-get -q "${A[@]}" update >>"$WORK/make.log" 2>&1; }
+unpacked() { # DIR PACKAGE…: of the apt that apts set up
+  local d=$1 deb; shift
+  ( cd "$S" && rm -f ./*.deb && apt-get -q "${A[@]}" download "$@" >>"$WORK/make.log" 2>&1 && for deb in ./*.deb; do dpkg-deb -x "$deb" "$d"; done ); }
 kernel() { # CODENAME main|security DIR: the newest kernel package, unpacked
-  local s=$WORK/apt-$1-$2 main sec; main=$(mirror main) sec=$(mirror security)
-  mkdir -p "$s"/{state/lists/partial,cache/archives/partial}; : >"$s/status"
-  { echo "deb $main $1 main"; [ "$2" = main ] || echo "deb $sec $1-security main"; } >"$s/sources.list"
-  local a=(-o Dir::Etc::sourcelist="$s/sources.list" -o Dir::Etc::sourceparts=/dev/null -o Dir::State="$s/state"
-    -o Dir::State::status="$s/status" -o Dir::Cache="$s/cache" -o APT::Architecture=amd64 -o Acquire::Check-Valid-Until=false -o APT::Sandbox::User=root)
-  apt-get -q "${a[@]}" update >>"$WORK/make.log" 2>&1
-  local name; name=$(apt-cache "${a[@]}" show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ]*\).*/\1/p')
-  ( cd "$s" && rm -f ./*.deb && apt-get -q "${a[@]}" download "$name" >>"$WORK/make.log" 2>&1 && dpkg-deb -x "$name"_*.deb "$3" ); }
+  apts "$1" "$2"
+  unpacked "$3" "$(apt-cache "${A[@]}" show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ]*\).*/\1/p')"; }
+images() { # CODENAME main|security DIR: an application, packed in three ways
+  local c r=$WORK/app; apts "$1" "$2"; rm -rf "$r"; mkdir "$r"
+  unpacked "$r" python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libssl3 openssl git nginx perl-base perl-modules-5.36 libperl5.36 libsqlite3-0 libexpat1
+  for c in gzip xz zstd; do mksquashfs "$r" "$3/app-$c.squashfs" -comp $c -quiet -no-progress -mkfs-time 1700000000 >>"$WORK/make.log"; done; rm -rf "$r"; }
 upgraded() { # SUITE DIR PACKAGE…: a system with kernel, as released and upgraded in place
   local s=$1 p=$2 olds; shift 2
   system "$s" "$p/old" linux-image-amd64 initramfs-tools "$@"; clean "$p/old"; seal "$p/old"
@@ -87,9 +96,10 @@ trees() { # PAIR
     P3) kernel bookworm main "$p/old"; kernel bookworm security "$p/tree"; beside P3 ;;
     P5) kernel trixie main "$p/old"; kernel trixie security "$p/tree"; beside P5 ;;
     P4) system bookworm "$p/old"; mkdir "$p/tree"; system trixie "$p/tree"; clean "$p/old"; clean "$p/tree"; beside P4 ;;
+    P7) images bookworm main "$p/old"; images bookworm security "$p/tree"; beside P7 ;;
     P1) upgraded bookworm "$p" ;;
     P6) upgraded trixie "$p" zstd ;;
-    *) echo "no pair $1 (P1, P3, P4, P5, P6)" >&2; exit 2 ;;
+    *) echo "no pair $1 (P1, P3, P4, P5, P6, P7)" >&2; exit 2 ;;
   esac
   : >"$p/done"; sync; }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"hash/maphash"
 	"io"
-	"slices"
 	"sort"
 
 	"github.com/btrovl/btrovl/delta/redeflate/relz"
@@ -140,17 +139,15 @@ func (im *Image) chunk(i int) ([]byte, error) {
 
 // A Part is a run of what is inside of an old image that is worth comparing with: what the new image does not have
 // as it is.
-type Part struct {
-	Offset  int64 // of the inside
-	Content []byte
-}
+type Part struct{ Offset, Length int64 } // of the inside
 
 // UnpackedImage is an image taken apart with the help of an old one.
 type UnpackedImage struct {
 	Recipe  []byte
 	Rest    []byte // plain without what is kept
 	Kept    []Kept // in the order of plain
-	Parts   []Part // the old image without what is kept
+	Old     []byte // the old image without what is kept, expanded
+	Parts   []Part // of which Old consists
 	Format  string // for people, as Encoder
 	Encoder string
 }
@@ -171,7 +168,7 @@ func (u *UnpackedImage) Plain() int64 {
 }
 
 // UnpackImage takes an image apart, as far as its blocks are not those of the old image, which o.Old is. Blocks that
-// cannot be made again, or that would not pay, stay compressed. MaxPlain bounds Rest and the content of Parts.
+// cannot be made again, or that would not pay, stay compressed. MaxPlain bounds Rest and Old.
 // ErrUnsupported is for what is no image, has no old one or nothing that can be taken apart.
 func UnpackImage(data []byte, o Options) (*UnpackedImage, error) {
 	if o.MaxPlain <= 0 {
@@ -243,6 +240,16 @@ func (im *Image) split(b *imageUnpacker, data []byte) *UnpackedImage {
 	if !b.rest(gone, out) {
 		return nil
 	}
+	total := im.fileSize
+	for i, c := range im.chunks {
+		if total -= int64(c.packed); stays[i] < 0 {
+			total += int64(c.size)
+		}
+	}
+	if total > b.o.MaxPlain {
+		return nil
+	}
+	b.plain = make([]byte, 0, total)
 	at := int64(0)
 	for i := range im.chunks {
 		c := &im.chunks[i]
@@ -252,8 +259,6 @@ func (im *Image) split(b *imageUnpacker, data []byte) *UnpackedImage {
 		if k := stays[i]; k >= 0 {
 			out.keep(Kept{int64(len(b.plain)), int64(c.packed), b.old.chunks[k].at})
 			b.pending += int64(c.packed)
-		} else if int64(len(b.plain)) > b.o.MaxPlain {
-			return nil
 		} else if !b.chunk(im.compressor, p, int(c.size)) {
 			b.put(Raw, p, "", 0)
 		}
@@ -277,39 +282,42 @@ func (u *UnpackedImage) keep(k Kept) {
 // rest collects what is inside of the old image but for the blocks that stay.
 func (b *imageUnpacker) rest(gone []bool, out *UnpackedImage) bool {
 	b.anchors, b.blocks = make(map[uint64]int), make(map[int]*oldStream)
-	total, inside := int64(0), int64(0)
-	add := func(p []byte) {
-		if n := len(out.Parts); n > 0 && out.Parts[n-1].Offset+int64(len(out.Parts[n-1].Content)) == inside {
-			out.Parts[n-1].Content = append(out.Parts[n-1].Content, p...)
-		} else if len(p) > 0 {
-			out.Parts = append(out.Parts, Part{inside, slices.Clone(p)})
+	total := b.old.fileSize
+	for i, c := range b.old.chunks {
+		if total -= int64(c.packed); gone[i] {
+			total += int64(c.size)
 		}
+	}
+	if total > b.o.MaxPlain {
+		return false
+	}
+	out.Old = make([]byte, 0, total)
+	inside := int64(0)
+	add := func(p []byte) {
+		if n := len(out.Parts); n > 0 && out.Parts[n-1].Offset+out.Parts[n-1].Length == inside {
+			out.Parts[n-1].Length += int64(len(p))
+		} else if len(p) > 0 {
+			out.Parts = append(out.Parts, Part{inside, int64(len(p))})
+		}
+		out.Old = append(out.Old, p...)
 		inside += int64(len(p))
-		total += int64(len(p))
 	}
 	at := int64(0)
 	for i := range b.old.chunks {
 		c := &b.old.chunks[i]
 		add(b.o.Old[at:c.at])
 		at = c.at + int64(c.packed)
-		if total > b.o.MaxPlain {
-			return false
+		if gone[i] {
+			// Of one that is damaged nothing can be made.
+			if content, err := b.old.expandAt(c.at, int(c.packed), int(c.size)); err == nil {
+				each(content, func(h uint64) { b.anchors[h] = i })
+				add(content)
+			}
 		}
-		if !gone[i] {
-			inside = c.inside + int64(c.size)
-			continue
-		}
-		content, err := b.old.expandAt(c.at, int(c.packed), int(c.size))
-		if err != nil {
-			inside = c.inside + int64(c.size) // damaged: nothing can be made of it
-			continue
-		}
-		each(content, func(h uint64) { b.anchors[h] = i })
-		add(content)
 		inside = c.inside + int64(c.size)
 	}
 	add(b.o.Old[at:])
-	return total <= b.o.MaxPlain
+	return true
 }
 
 // each calls f for places in p that any text with the same bytes around them has, too: one in 32.

@@ -109,14 +109,8 @@ func TestImage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var kept, parts int64
-			for _, k := range u.Kept {
-				kept += k.Length
-			}
-			for _, p := range u.Parts {
-				parts += int64(len(p.Content))
-			}
-			t.Logf("%d bytes, kept %d in %d runs, rest %d, recipe %d, gone %d", len(b), kept, len(u.Kept), len(u.Rest), len(u.Recipe), parts)
+			kept := u.Plain() - int64(len(u.Rest))
+			t.Logf("%d bytes, kept %d in %d runs, rest %d, recipe %d, gone %d", len(b), kept, len(u.Kept), len(u.Rest), len(u.Recipe), len(u.Old))
 			if kept < int64(len(b))/8 && !strings.Contains(name, "1 MiB") { // there, small files are in one block
 				t.Errorf("%d of %d bytes are kept", kept, len(b))
 			}
@@ -166,10 +160,15 @@ func checkImageReads(t *testing.T, file []byte, u *UnpackedImage) {
 	if n, err := im.ReadAt(all, 0); n < len(all) {
 		t.Fatal(n, err)
 	}
+	row := u.Old
 	for _, p := range u.Parts {
-		if !bytes.HasPrefix(all[p.Offset:], p.Content) {
-			t.Errorf("the part of %d bytes at %d is not there", len(p.Content), p.Offset)
+		if !bytes.Equal(all[p.Offset:p.Offset+p.Length], row[:p.Length]) {
+			t.Errorf("the part of %d bytes at %d is not there", p.Length, p.Offset)
 		}
+		row = row[p.Length:]
+	}
+	if len(row) > 0 {
+		t.Errorf("%d bytes are in no part", len(row))
 	}
 	im = open()
 	rnd := rand.New(rand.NewPCG(1, 2))
