@@ -75,7 +75,7 @@ kernel() { # CODENAME main|security DIR: the newest kernel package, unpacked
   apts "$1" "$2"
   unpacked "$3" "$(apt-cache "${A[@]}" show --no-all-versions linux-image-amd64 | sed -n 's/^Depends: \(linux-image-[^ ]*\).*/\1/p')"; }
 images() { # CODENAME main|security DIR: an application, packed in three ways
-  local c r=$WORK/app; apts "$1" "$2"; rm -rf "$r"; mkdir "$r"
+  local c r=$WORK/app; apts "$1" "$2"; rm -rf "$r"; mkdir -p "$r" "$3"
   unpacked "$r" python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libssl3 openssl git nginx perl-base perl-modules-5.36 libperl5.36 libsqlite3-0 libexpat1
   for c in gzip xz zstd; do mksquashfs "$r" "$3/app-$c.squashfs" -comp $c -quiet -no-progress -mkfs-time 1700000000 >>"$WORK/make.log"; done; rm -rf "$r"; }
 upgraded() { # SUITE DIR PACKAGE…: a system with kernel, as released and upgraded in place
