@@ -137,3 +137,41 @@ func TestPartMap(t *testing.T) {
 		}
 	}
 }
+
+// Short runs from far away become their bytes; what comes out is the same.
+func TestNearby(t *testing.T) {
+	image := squash(t, files{"a": words(1, 800<<10)}, "-b", "4K", "-no-fragments")
+	old, err := redeflate.OpenImage(bytes.NewReader(image), int64(len(image)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	inside := make([]byte, old.Size())
+	if _, err := old.ReadAt(inside, 0); err != nil {
+		t.Fatal(err)
+	}
+	places := newPartMap([]redeflate.Part{{Offset: 0, Length: old.Size()}})
+	var patch []action
+	var want []byte
+	for i := range int64(2000) {
+		a := action{op: op{kind: opCopy, length: 10 + i%50, pos: i * 37 << 10 % (700 << 10)}}
+		want = append(want, inside[a.pos:a.pos+a.length]...)
+		patch = append(patch, a)
+	}
+	var got []byte
+	inserted, copied := 0, 0
+	for _, a := range nearby(patch, want, places, old) {
+		if a.kind == opInsert {
+			inserted += int(a.length)
+			got = append(got, a.data...)
+			continue
+		}
+		copied += int(a.length)
+		got = append(got, inside[a.pos:a.pos+a.length]...)
+	}
+	if !bytes.Equal(got, want) {
+		t.Error("something else comes out")
+	}
+	if inserted == 0 || copied <= inserted {
+		t.Errorf("%d bytes inserted, %d copied", inserted, copied)
+	}
+}

@@ -68,6 +68,22 @@ func OpenImage(file io.ReaderAt, size int64) (*Image, error) {
 	return im, nil
 }
 
+// Block returns the number of the compressed block that a place inside is in, and where that ends; -1 for what stands between
+// two blocks, of which reading costs nothing.
+func (im *Image) Block(off int64) (block int, end int64) {
+	i := sort.Search(len(im.chunks), func(i int) bool { return im.chunks[i].inside+int64(im.chunks[i].size) > off })
+	switch {
+	case i == len(im.chunks):
+		return -1, im.size
+	case off < im.chunks[i].inside:
+		return -1, im.chunks[i].inside
+	}
+	return i, im.chunks[i].inside + int64(im.chunks[i].size)
+}
+
+// Holds returns how many blocks stay expanded, those that were read last.
+func (im *Image) Holds() int { return len(im.recent) }
+
 // Size returns how much is inside.
 func (im *Image) Size() int64 { return im.size }
 
