@@ -12,7 +12,6 @@ import (
 
 	"github.com/btrovl/btrovl/delta/bsdiff"
 	"github.com/btrovl/btrovl/delta/bundle"
-	"github.com/btrovl/btrovl/delta/redeflate"
 	"github.com/btrovl/btrovl/subvolumes/tree"
 )
 
@@ -358,15 +357,11 @@ func (m *maker) order() []int {
 // heldBy returns the digests of all members of archives.
 func (m *maker) heldBy(archives []int) map[tree.Sum]bool {
 	held := make(map[tree.Sum]bool)
+	if m.o.without(stepUnpack) {
+		return held
+	}
 	for _, i := range archives {
-		data, err := m.news.content(i)
-		if err != nil {
-			continue // reading it will fail again, and be reported
-		}
-		if m.o.without(stepUnpack) {
-			continue
-		}
-		redeflate.Members(data, func(_ string, p []byte) { held[tree.Sum(sha256.Sum256(p))] = true })
+		memberSums(held, m.news, i)
 	}
 	return held
 }

@@ -24,6 +24,7 @@ const leastShared = 64 << 10
 type sharingPlan struct {
 	groups map[uint64]map[int]bool // by the bases that they are for
 	owner  map[int]uint64          // the same, by file
+	lack   map[int]uint64          // the bases that do not have a file's content
 }
 
 // own is the plan of the section of one base.
@@ -37,7 +38,7 @@ func (s *sharingPlan) own(which int) partPlan {
 
 // planShared groups the new files.
 func planShared(olds []*inventory, news *inventory, least int64) *sharingPlan {
-	s := &sharingPlan{groups: make(map[uint64]map[int]bool), owner: make(map[int]uint64)}
+	s := &sharingPlan{groups: make(map[uint64]map[int]bool), owner: make(map[int]uint64), lack: make(map[int]uint64)}
 	type base struct {
 		*inventory
 		keep  []int
@@ -65,6 +66,7 @@ func planShared(olds []*inventory, news *inventory, least int64) *sharingPlan {
 				key = o.entries[c[0]].path + "\x00" + o.sums[c[0]].String()
 			}
 			alike[key] |= 1 << b
+			s.lack[i] |= 1 << b
 		}
 		for _, mask := range alike {
 			if mask&(mask-1) != 0 { // several; of two such groups the file is in the greater or the first
@@ -97,19 +99,19 @@ func (s *sharingPlan) leave(i int) {
 // sources of a section are made in it.
 func (s *sharingPlan) archives(news *inventory) {
 	bySum := make(map[tree.Sum][]int)
-	for i := range s.owner {
+	for i := range s.lack {
 		bySum[news.sums[i]] = append(bySum[news.sums[i]], i)
 	}
 	for i := range news.entries {
-		e := &news.entries[i]
-		if !e.isRegular() || e.link >= 0 || !archiveIn(news, i) {
+		if s.lack[i] == 0 || !archiveIn(news, i) {
 			continue
 		}
-		members := memberSums(news, i)
+		members := make(map[tree.Sum]bool)
+		memberSums(members, news, i)
 		apart := false
 		for sum := range members {
 			for _, k := range bySum[sum] {
-				apart = apart || s.owner[k] != s.owner[i]
+				apart = apart || s.owner[k] != s.owner[i] && (s.owner[k] != 0 || s.lack[k]&s.owner[i] != 0)
 			}
 		}
 		if !apart {
@@ -124,23 +126,13 @@ func (s *sharingPlan) archives(news *inventory) {
 	}
 }
 
-// memberSums returns the digests of the members of an archive.
-func memberSums(inv *inventory, i int) map[tree.Sum]bool {
-	sums := make(map[tree.Sum]bool)
+// memberSums adds the digests of the members of an archive to sums.
+func memberSums(sums map[tree.Sum]bool, inv *inventory, i int) {
 	data, err := inv.content(i)
 	if err != nil {
-		return sums // reading it will fail again, and be reported
+		return // reading it will fail again, and be reported
 	}
-	u, err := redeflate.Unpack(data, redeflate.Options{NoVerify: true})
-	if err != nil || u == nil {
-		return sums
-	}
-	for _, g := range u.Segments {
-		if g.Kind == redeflate.Member && g.Length > 0 {
-			sums[tree.Sum(sha256.Sum256(u.Plain[g.Offset:g.Offset+g.Length]))] = true
-		}
-	}
-	return sums
+	redeflate.Members(data, func(_ string, p []byte) { sums[tree.Sum(sha256.Sum256(p))] = true })
 }
 
 // dropSmall leaves groups to the bases that are not worth a section.

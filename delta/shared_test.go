@@ -169,6 +169,34 @@ func TestSharedByTwoOfThree(t *testing.T) {
 	}
 }
 
+// An initrd of which one base has a member already, and the other gets it as a file: the member is in the bundle once, however
+// the initrd is packed.
+func TestSharedInitrdMembers(t *testing.T) {
+	member, more := seeded(8, 900<<10), seeded(9, 400<<10)
+	for packer, args := range map[string][]string{"gzip": {"-9nc"}, "zstd": {"-q", "-c", "-9"}, "xz": {"-c", "--check=crc32"}} {
+		pack := func(names ...string) []byte {
+			return packedBy(t, newc(map[string][]byte{"member": member, "more": more}, names...), packer, args...)
+		}
+		was := pack("more")
+		a, b := files{"boot/initrd": was, "more": more}, files{"boot/initrd": was, "more": more, "elsewhere/member": member}
+		to := files{"boot/initrd": pack("member", "more"), "member": member, "more": more}
+		from := []Tree{{Version: "a", Root: a.tree(t)}, {Version: "b", Root: b.tree(t)}}
+		made, _ := madeBundle(t, MakeOptions{From: from, To: Tree{Version: "c", Root: to.tree(t)}})
+		if len(made) > 1000<<10 {
+			t.Errorf("%s: %d bytes", packer, len(made))
+		}
+		for which, base := range from {
+			got, _, err := exported(t, made, which, base.Root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got["boot/initrd"], to["boot/initrd"]) {
+				t.Errorf("%s, from %s: the initrd came out differently", packer, base.Version)
+			}
+		}
+	}
+}
+
 // rot changes a byte of a file of a base.
 func rot(t *testing.T, root *os.File, name string, at int) {
 	t.Helper()

@@ -326,7 +326,7 @@ func (b *imageUnpacker) rest(gone []bool, out *UnpackedImage) bool {
 		if gone[i] {
 			// Of one that is damaged nothing can be made.
 			if content, err := b.old.expandAt(c.at, int(c.packed), int(c.size)); err == nil {
-				each(content, func(h uint64) { b.anchors[h] = i })
+				eachAnchor(content, func(h uint64) { b.anchors[h] = i })
 				add(content)
 			}
 		}
@@ -336,8 +336,8 @@ func (b *imageUnpacker) rest(gone []bool, out *UnpackedImage) bool {
 	return true
 }
 
-// each calls f for places in p that any text with the same bytes around them has, too: one in 32.
-func each(p []byte, f func(uint64)) {
+// eachAnchor calls f for places in p that any text with the same bytes around them has, too: one in 32.
+func eachAnchor(p []byte, f func(uint64)) {
 	for ; len(p) >= 16; p = p[1:] {
 		h := (binary.LittleEndian.Uint64(p)*0x9e3779b97f4a7c15 ^ binary.LittleEndian.Uint64(p[8:])) * 0xc2b2ae3d27d4eb4f
 		if h>>59 == 0 {
@@ -380,7 +380,7 @@ func (b *imageUnpacker) chunk(compressor uint16, p []byte, room int) bool {
 // likest returns the block of the old image that a content has most in common with.
 func (b *imageUnpacker) likest(compressor uint16, content []byte) *oldStream {
 	votes := make(map[int]int)
-	each(content, func(h uint64) {
+	eachAnchor(content, func(h uint64) {
 		if i, ok := b.anchors[h]; ok {
 			votes[i]++
 		}
