@@ -71,9 +71,10 @@ func openJournal(path string, to *inventory, olds []*inventory, o *MakeOptions) 
 		return nil, fmt.Errorf("cannot keep what is compared: %w", err)
 	}
 	j := &journal{path: path, f: f, found: make(map[journalKey]journalPlace)}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	// Where there are no locks, nobody is kept out; the bundle is compared in any case.
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
 		f.Close()
-		return nil, fmt.Errorf("%s is in use: another process makes this bundle: %w", path, err)
+		return nil, fmt.Errorf("%s is in use: another process makes this bundle", path)
 	}
 	if err := j.read(belongs); err != nil {
 		f.Close()
