@@ -159,13 +159,11 @@ type Part struct{ Offset, Length int64 } // of the inside
 
 // UnpackedImage is an image taken apart with the help of an old one.
 type UnpackedImage struct {
-	Recipe  []byte
-	Rest    []byte // plain without what is kept
-	Kept    []Kept // in the order of plain
-	Old     []byte // the old image without what is kept, expanded
-	Parts   []Part // of which Old consists
-	Format  string // for people, as Encoder
-	Encoder string
+	Recipe []byte
+	Rest   []byte // plain without what is kept
+	Kept   []Kept // in the order of plain
+	Old    []byte // the old image without what is kept, expanded
+	Parts  []Part // of which Old consists
 }
 
 // Kept is a run of plain that stands in the old file as it is.
@@ -207,7 +205,7 @@ func UnpackImage(data []byte, o Options) (*UnpackedImage, error) {
 	if out == nil || b.streams == 0 {
 		return nil, ErrUnsupported
 	}
-	out.Format, out.Encoder, out.Recipe, out.Rest = "squashfs", b.encoder(), b.recipe.b, b.plain
+	out.Recipe, out.Rest = b.recipe.b, b.plain
 	if !o.NoVerify {
 		if err := out.prove(data, &o); err != nil {
 			return nil, ErrUnsupported
