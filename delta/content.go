@@ -128,8 +128,16 @@ func (v *view) bytes(pos int64, n int) ([]byte, error) {
 	// Small steps back are as common as steps ahead.
 	start := max(0, pos-int64(cap(v.win)-n)/8)
 	v.win = v.win[:min(int64(cap(v.win)), v.size-start)]
+	if _, ok := v.ReaderAt.(*redeflate.Image); ok { // it keeps blocks; others should not be expanded
+		start, v.win = pos, v.win[:n]
+	}
 	v.at = start
-	if m, err := v.ReadAt(v.win, start); m < len(v.win) {
+	m, err := v.ReadAt(v.win, start)
+	if m < len(v.win) && (n < len(v.win) || pos > start) { // what is around it need not be sound
+		v.win, v.at = v.win[:n], pos
+		m, err = v.ReadAt(v.win, pos)
+	}
+	if m < len(v.win) {
 		v.win = v.win[:0]
 		if err == nil || err == io.EOF {
 			err = io.ErrUnexpectedEOF
@@ -139,7 +147,7 @@ func (v *view) bytes(pos int64, n int) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("cannot read %s: %w", v.path, err)
 	}
-	return v.win[pos-start:][:n], nil
+	return v.win[pos-v.at:][:n], nil
 }
 
 // An assembler runs actions and hands the content on in large pieces.

@@ -69,7 +69,8 @@ type MakeOptions struct {
 	Scratch     *os.File // directory on btrfs: the bundle is applied there before it is signed; nil: in a plain temporary directory
 	Spool       string   // directory for temporary files, "": os.TempDir
 	// Resume names a file that keeps what was found out until the bundle is made: making it again after an
-	// interrupt goes on from there. It is removed in the end, and begun anew when it is another bundle's. "": none.
+	// interrupt goes on from there. It is begun anew when it is another bundle's. The caller removes it when the
+	// bundle has been stored (Report.Unfinished); an error that leaves it is an UnfinishedError. "": none.
 	Resume   string
 	Progress func(done, total int64)
 
@@ -101,6 +102,8 @@ type Report struct {
 	Files    []FileInfo
 	Warnings []string // e.g. that a full bundle would be smaller
 	Resumed  int      // results that were there from an interrupted run
+
+	Unfinished string // the file of MakeOptions.Resume, if it is to be removed now
 }
 
 // StreamReport is the size of one kind of payload data.

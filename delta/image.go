@@ -19,6 +19,23 @@ import (
 // The device expands no more of the old image than is read (redeflate.Image), and compresses
 // no more of the new one than is new.
 
+// image reports whether a record is such an image. Where it is not, what its first source expands to is held in a file.
+func (r *record) image() bool {
+	return r.method == methodRestore && len(r.sources) == 2 && r.sources[0].expanded && r.sources[1] == (source{index: r.sources[0].index, new: r.sources[0].new})
+}
+
+// imageIn looks whether a file is an image.
+func imageIn(inv *inventory, i int) bool {
+	f, _, err := openRegular(inv.root, inv.entries[i].path)
+	if err != nil {
+		return false // reading it will fail again, and be reported
+	}
+	defer f.Close()
+	var head [96]byte
+	_, err = f.ReadAt(head[:], 0)
+	return err == nil && redeflate.IsImage(head[:])
+}
+
 // maxImageRest bounds what is held of an image: what is new in it, and what is gone from the old one.
 const maxImageRest = 512 << 20
 
@@ -31,7 +48,7 @@ func (m *maker) image(ctx context.Context, data []byte, cands []candidate, f *ma
 		if !redeflate.IsImage(c.data) {
 			continue
 		}
-		u, err := redeflate.UnpackImage(data, redeflate.Options{Old: c.data, MaxPlain: maxImageRest, Memory: restoreLimit(m.o.Memory)})
+		u, err := redeflate.UnpackImage(data, redeflate.Options{Old: c.data, MaxPlain: min(maxImageRest, m.o.Work/6), Memory: restoreLimit(m.o.Memory)})
 		if err != nil {
 			continue // another way is found
 		}

@@ -3,11 +3,13 @@ package delta
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
 
+	"github.com/btrovl/btrovl/delta/bundle"
 	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
@@ -49,6 +51,10 @@ func (a *applier) run(ctx context.Context, j *job) (err error) {
 		}
 	case methodRestore:
 		err = a.restore(ctx, views, j, crc)
+		if damage := (*bundle.DamageError)(nil); j.rec.image() && errors.As(err, &damage) {
+			// Rotten tables make another image of it, which the operations do not fit.
+			err = &SourceError{Path: views[0].path, Want: "the image that the bundle was made with", Have: err.Error()}
+		}
 	case methodKernel:
 		err = a.kernel(ctx, views[0], j, crc)
 	case methodPacked:
@@ -255,10 +261,16 @@ func (a *applier) expand(v *view, closers *[]io.Closer) error {
 	if err != nil {
 		return err
 	}
-	if im, err := redeflate.OpenImage(f, v.size); err == nil { // what is read of it is expanded then
+	im, err := redeflate.OpenImage(f, v.size)
+	switch {
+	case err == nil: // what is read of it is expanded then
 		*closers = append(*closers, f)
 		v.ReaderAt, v.size = im, im.Size()
 		return nil
+	case errors.Is(err, redeflate.ErrDamaged):
+		return &SourceError{Path: v.path, Want: "a squashfs image", Have: err.Error()}
+	case !errors.Is(err, redeflate.ErrUnsupported):
+		return fmt.Errorf("cannot read %s: %w", v.path, err)
 	}
 	m := &memoryFirst{dir: a.stage.root}
 	*closers = append(*closers, m)

@@ -35,6 +35,7 @@ type journal struct {
 	end      int64
 	found    map[journalKey]journalPlace
 	sections uint32
+	other    bool // the file was another bundle's
 	pack     *zstd.Encoder
 	unpack   *zstd.Decoder
 
@@ -57,33 +58,76 @@ const (
 	allHints     = 1<<32 - 1
 	// worthKeeping is how long a result must have taken: most files take less, and are as fast found again.
 	worthKeeping = 20 * time.Millisecond
-	maxKept      = 1 << 30
+	// mostKept bounds what a result brings along: larger ones would be as much again on disk, and in memory.
+	mostKept = 64 << 20
+	maxKept  = 2 * mostKept
 )
 
-// openJournal opens the journal of a bundle, or begins one. One that belongs to another bundle is begun anew.
+// InUseError says that another process makes this bundle.
+type InUseError struct{ Path string }
+
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("%s is in use: another process makes this bundle", e.Path)
+}
+
+// UnfinishedError is an error that came when a part of the work was done and kept in Path.
+type UnfinishedError struct {
+	Path string
+	Err  error
+}
+
+func (e *UnfinishedError) Error() string { return e.Err.Error() }
+func (e *UnfinishedError) Unwrap() error { return e.Err }
+
+// openJournal opens the journal of a bundle, or begins one. One that belongs to another bundle is begun anew; a file
+// that is no journal is left alone, and an error.
 func openJournal(path string, to *inventory, olds []*inventory, o *MakeOptions) (*journal, error) {
 	belongs, err := journalBelongs(to, olds, o)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := openLocked(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot keep what is compared: %w", err)
+		return nil, err
 	}
 	j := &journal{path: path, f: f, found: make(map[journalKey]journalPlace)}
-	// Where there are no locks, nobody is kept out; the bundle is compared in any case.
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
-		f.Close()
-		return nil, fmt.Errorf("%s is in use: another process makes this bundle", path)
+	if err = j.read(belongs); err == nil {
+		if j.pack, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)); err == nil {
+			j.unpack, err = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxKept))
+		}
 	}
-	if err := j.read(belongs); err != nil {
+	if err != nil {
 		f.Close()
 		return nil, err
 	}
-	if j.pack, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest)); err == nil {
-		j.unpack, err = zstd.NewReader(nil, zstd.WithDecoderMaxMemory(maxKept))
+	return j, nil
+}
+
+// openLocked opens a file, which may be new, for this process alone. Where there are no locks nobody is kept out; the
+// bundle is compared in any case.
+func openLocked(path string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == unix.EWOULDBLOCK {
+			f.Close()
+			return nil, &InUseError{path}
+		}
+		mine, err := f.Stat()
+		if err == nil && !mine.Mode().IsRegular() {
+			err = fmt.Errorf("%s is not a regular file", path)
+		}
+		if err != nil {
+			f.Close()
+			return nil, err
+		}
+		if there, err := os.Lstat(path); err == nil && os.SameFile(mine, there) {
+			return f, nil
+		}
+		f.Close() // who had it has removed it meanwhile
 	}
-	return j, err
 }
 
 // journalBelongs is a digest of everything that a result depends on.
@@ -108,7 +152,15 @@ func journalBelongs(to *inventory, olds []*inventory, o *MakeOptions) ([]byte, e
 func (j *journal) read(belongs []byte) error {
 	head := append([]byte(journalMagic), belongs...)
 	have := make([]byte, journalHead)
-	if _, err := j.f.ReadAt(have, 0); err != nil || !bytes.Equal(have, head) {
+	n, err := j.f.ReadAt(have, 0)
+	if err != nil && err != io.EOF {
+		return err
+	}
+	if n > 0 && !bytes.HasPrefix(have[:n], []byte(journalMagic)[:min(n, len(journalMagic))]) {
+		return fmt.Errorf("%s is a file of another kind", j.path)
+	}
+	if !bytes.Equal(have, head) {
+		j.other = n == len(have)
 		if err := j.f.Truncate(0); err != nil {
 			return err
 		}
@@ -142,16 +194,14 @@ func (j *journal) read(belongs []byte) error {
 	return j.f.Truncate(at)
 }
 
-// close ends the use of a journal; with done it is removed.
-func (j *journal) close(done bool) {
-	if j == nil {
-		return
-	}
-	if done || j.end == journalHead {
+// close ends the use of a journal. It stays, if there is anything in it that is of use.
+func (j *journal) close(useless bool) (stays bool) {
+	if stays = !useless && j.end > journalHead; !stays {
 		os.Remove(j.path)
 	}
 	j.f.Close()
 	j.unpack.Close()
+	return stays
 }
 
 // section begins the entries of the next section.
@@ -191,9 +241,6 @@ func (j *journal) put(file uint32, v any) {
 	}
 	var b bytes.Buffer
 	err := gob.NewEncoder(&b).Encode(v)
-	if err == nil && b.Len() > maxKept {
-		return
-	}
 	e := make([]byte, 16, 16+b.Len()/4)
 	binary.LittleEndian.PutUint32(e[8:], j.number)
 	binary.LittleEndian.PutUint32(e[12:], file)
@@ -223,6 +270,9 @@ func (j *journal) report(r *Report) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	r.Resumed = j.used
+	if j.other {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s was of another bundle, of other options or of another program: it was begun anew", j.path))
+	}
 	if j.err != nil {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("an interrupt would have lost what was compared: %v", j.err))
 	}
@@ -257,6 +307,18 @@ type keptAction struct {
 	Kind              uint8
 	Length, Pos, Seek int64
 	Data              []byte
+}
+
+// worth reports whether a result should be kept: what travels whole is as fast found again.
+func (m *maker) worth(f *made, took time.Duration) bool {
+	if m.o.journal == nil || f.err != nil || took < m.o.keepFrom || m.plan.kind == partRescue || len(f.rec.sources) == 0 {
+		return false
+	}
+	n := len(f.recipe) + len(f.types) + 64*len(f.actions)
+	for i := range f.actions {
+		n += len(f.actions[i].data)
+	}
+	return n <= mostKept
 }
 
 func (f *made) keep() *keptFile {

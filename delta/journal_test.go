@@ -41,7 +41,8 @@ func TestResume(t *testing.T) {
 	resume := func(o *MakeOptions) { o.Resume = path }
 	interrupt := func(after int) {
 		t.Helper()
-		if _, _, err := makeUntil(t, p, after, resume); !errors.Is(err, context.Canceled) {
+		_, _, err := makeUntil(t, p, after, resume)
+		if e, ok := errors.AsType[*UnfinishedError](err); !ok || e.Path != path || !errors.Is(err, context.Canceled) {
 			t.Fatalf("interrupted: %v", err)
 		}
 		if _, err := os.Stat(path); err != nil {
@@ -57,8 +58,11 @@ func TestResume(t *testing.T) {
 		if !bytes.Equal(b, want) {
 			t.Error("the bundle came out differently")
 		}
-		if _, err := os.Stat(path); err == nil {
-			t.Error("the journal of a finished bundle is left")
+		if r.Unfinished != path {
+			t.Errorf("to be removed: %q", r.Unfinished)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
 		}
 		return r
 	}
@@ -93,8 +97,8 @@ func TestResume(t *testing.T) {
 	t.Run("of another bundle", func(t *testing.T) {
 		interrupt(12)
 		r, _, err := makeUntil(t, p, 0, func(o *MakeOptions) { resume(o); o.Memory = LowMemory })
-		if err != nil || r.Resumed != 0 {
-			t.Errorf("with other options: %v, %d results", err, r.Resumed)
+		if err != nil || r.Resumed != 0 || len(r.Warnings) == 0 || !strings.Contains(r.Warnings[0], "anew") {
+			t.Errorf("with other options: %v, %+v", err, r)
 		}
 	})
 	t.Run("in use", func(t *testing.T) {
@@ -105,7 +109,8 @@ func TestResume(t *testing.T) {
 			o.Progress = func(_, _ int64) {
 				if !inner {
 					inner = true
-					if _, _, err := makeUntil(t, p, 0, resume); err == nil || !strings.Contains(err.Error(), "in use") {
+					_, _, err := makeUntil(t, p, 0, resume)
+					if _, ok := errors.AsType[*InUseError](err); !ok {
 						t.Errorf("two at once: %v", err)
 					}
 				}
@@ -115,11 +120,58 @@ func TestResume(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	t.Run("not a file", func(t *testing.T) {
-		if _, _, err := makeUntil(t, p, 0, func(o *MakeOptions) { o.Resume = t.TempDir() }); err == nil {
-			t.Error("a directory is no journal")
+	t.Run("of another kind", func(t *testing.T) {
+		dir := t.TempDir()
+		foreign := filepath.Join(dir, "foreign")
+		if err := os.WriteFile(foreign, []byte("somebody's notes"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		for _, path := range []string{foreign, dir, filepath.Join(dir, strings.Repeat("n", 300)), "/dev/null"} {
+			r, b, err := makeUntil(t, p, 0, func(o *MakeOptions) { o.Resume = path })
+			if err != nil || !bytes.Equal(b, want) || r.Unfinished != "" || len(r.Warnings) != 1 {
+				t.Errorf("%.100s: %v, %+v", path, err, r)
+			}
+		}
+		if b, err := os.ReadFile(foreign); err != nil || string(b) != "somebody's notes" {
+			t.Errorf("%q, %v", b, err)
 		}
 	})
+}
+
+// What is kept fits where there are several bases, files that travel whole, too, and images.
+func TestResumeParts(t *testing.T) {
+	p := newPair(t, false)
+	image := files{"one": words(1, 90<<10), "two": words(2, 200<<10)}
+	other := files{"apps/image": squash(t, image), "mine": words(4, 30<<10)}
+	image["two"] = edit(image["two"], 3000, "more")
+	builder{t, p.new.Name()}.file("apps/image", squash(t, image))
+	path := filepath.Join(t.TempDir(), "b.unfinished")
+	second := Tree{Version: "other", Root: other.tree(t)}
+	change := func(o *MakeOptions) {
+		o.From = append(o.From, second)
+		o.Rescue, o.leastShared = []string{"usr"}, 1
+	}
+	_, want, err := makeUntil(t, p, 0, change)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, after := range []int{5, 25, 40, 60} {
+		_, _, err := makeUntil(t, p, after, func(o *MakeOptions) { change(o); o.Resume = path })
+		if _, ok := errors.AsType[*UnfinishedError](err); !ok {
+			t.Fatalf("interrupted after %d files: %v", after, err)
+		}
+	}
+	r, b, err := makeUntil(t, p, 0, func(o *MakeOptions) { change(o); o.Resume = path })
+	if err != nil || !bytes.Equal(b, want) || r.Resumed == 0 {
+		t.Errorf("%v, %d bytes for %d, %d results", err, len(b), len(want), r.Resumed)
+	}
+	methods := map[string]string{}
+	for _, f := range r.Files {
+		methods[f.Path+" of "+f.Source] = f.Method
+	}
+	if methods["apps/image of apps/image"] != "recompress" {
+		t.Errorf("%v", methods)
+	}
 }
 
 // A journal that lies costs nothing but time: the bundle is not signed, and the next run begins anew.

@@ -215,6 +215,9 @@ func (a *applier) hold(j *job) (int64, error) {
 	if j.rec.method != methodPacked {
 		need -= restoreFree
 	}
+	if j.rec.image() {
+		need = max(need, 0) + redeflate.ImageMemory
+	}
 	return min(max(need, 0), a.objectLimit), nil
 }
 

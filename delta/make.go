@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"runtime"
+	"syscall"
 
 	"github.com/btrovl/btrovl/delta/bundle"
 )
@@ -58,10 +59,22 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (_ *Report, err error
 	}
 	wrong := false
 	if o.Resume != "" {
-		if o.journal, err = openJournal(o.Resume, to, olds, &o); err != nil {
+		o.journal, err = openJournal(o.Resume, to, olds, &o)
+		if inUse := (*InUseError)(nil); errors.As(err, &inUse) {
 			return nil, err
 		}
-		defer func() { o.journal.close(err == nil || wrong && ctx.Err() == nil) }()
+		if err != nil {
+			report.Warnings = append(report.Warnings, fmt.Sprintf("an interrupt will lose what was compared: %v", err))
+		} else {
+			defer func() {
+				switch stays := o.journal.close(wrong); {
+				case stays && err == nil:
+					report.Unfinished = o.Resume
+				case stays:
+					err = &UnfinishedError{o.Resume, err}
+				}
+			}()
+		}
 	}
 	sections, err := makeSections(ctx, &o, olds, to, report)
 	defer func() {
@@ -88,6 +101,9 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (_ *Report, err error
 		return nil, err
 	}
 	if err := verifyMade(ctx, &o, m, to, payload); err != nil {
+		if errno := syscall.Errno(0); ctx.Err() != nil || errors.As(err, &errno) {
+			return nil, fmt.Errorf("cannot compare what was made: %w", err)
+		}
 		wrong = true
 		return nil, fmt.Errorf("the bundle was made wrong and is not signed: %w", err)
 	}

@@ -38,6 +38,8 @@ func newWork(bytes int64) *work {
 const (
 	perByte = 16
 	indexed = 64 << 20
+	// imageLeast is the size from which an image is worked on alone.
+	imageLeast = 4 << 20
 )
 
 // bounded finds the smallest way to make a file when there is memory for it.
@@ -50,13 +52,16 @@ func (m *maker) bounded(ctx context.Context, i int) *made {
 		size = maxKernel // what is inside
 	}
 	n := min(max(perByte*min(size, indexed), 1), m.o.work.total)
+	if size >= imageLeast && imageIn(m.news, i) {
+		n = m.o.work.total // several times as much is inside
+	}
 	if err := m.o.work.sem.Acquire(ctx, n); err != nil {
 		return &made{err: err}
 	}
 	defer m.o.work.sem.Release(n)
 	began := time.Now()
 	f := m.file(ctx, i)
-	if f.err == nil && time.Since(began) >= m.o.keepFrom {
+	if m.worth(f, time.Since(began)) {
 		m.o.journal.put(uint32(i), f.keep())
 	}
 	return f

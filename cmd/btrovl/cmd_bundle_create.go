@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -85,11 +86,20 @@ func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) err
 		return err
 	})
 	if err != nil {
-		if _, kept := os.Stat(o.Resume); o.Resume != "" && kept == nil {
+		unfinished := ""
+		if e, ok := errors.AsType[*delta.UnfinishedError](err); ok {
+			unfinished = e.Path
+		} else if report != nil { // made, but not stored
+			unfinished = report.Unfinished
+		}
+		if unfinished != "" {
 			pr.stop()
-			a.warn("what was compared is kept in %s: the same command goes on from there", o.Resume)
+			a.warn("what was compared is kept in %s: the same command goes on from there", unfinished)
 		}
 		return fmt.Errorf("cannot make %s: %w", f.output, err)
+	}
+	if report.Unfinished != "" {
+		os.Remove(report.Unfinished) // the bundle is there: at worst a file is left
 	}
 	pr.stop()
 	if report.Resumed > 0 {

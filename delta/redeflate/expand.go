@@ -25,10 +25,11 @@ type expander struct {
 	flat     io.ReadCloser
 	contents []Segment
 	learn    *learner // of the stream that a recipe refers to, or nil
+	most     int64    // that a stream of LZMA2 or Zstandard may hold
 }
 
 func newExpander(w io.Writer, file io.ReaderAt, size int64) *expander {
-	return &expander{w: &plainWriter{w: w}, file: file, size: size, buf: bufio.NewReaderSize(nil, 64<<10)}
+	return &expander{w: &plainWriter{w: w}, file: file, size: size, buf: bufio.NewReaderSize(nil, 64<<10), most: maxXzPlain}
 }
 
 // content notes that plain from an offset on is the content of a stream.
@@ -202,6 +203,7 @@ func (e *expander) lzma(at int64, s relz.Stream) (err error) {
 		l.old.history, err = relz.Learn(e.w, e.buf, s, l.moves)
 		return err
 	}
+	s.Size = min(s.Size, e.most)
 	return relz.Expand(e.w, e.buf, s)
 }
 

@@ -34,8 +34,14 @@ type expandedChunk struct {
 	used    int
 }
 
-// imageCache is how much an Image holds expanded. Beside that, it takes 24 bytes for each block.
-const imageCache = 8 << 20
+// imageCache is how much an Image holds expanded, and imageBlocks how many blocks at most.
+const (
+	imageCache  = 8 << 20
+	imageBlocks = 128
+)
+
+// ImageMemory bounds what an Image takes: that, the list of its blocks, and a decoder.
+const ImageMemory = imageCache + 24*maxChunks + 2<<20
 
 // IsImage reports whether a file that begins with head, of 96 bytes or more, may be an image.
 func IsImage(head []byte) bool { return isSquash(head) }
@@ -53,7 +59,7 @@ func OpenImage(file io.ReaderAt, size int64) (*Image, error) {
 	if !ok {
 		return nil, ErrUnsupported
 	}
-	im := &Image{file: file, fileSize: size, compressor: s.compressor, recent: make([]expandedChunk, min(imageCache/s.blockSize, 64))}
+	im := &Image{file: file, fileSize: size, compressor: s.compressor, recent: make([]expandedChunk, min(imageCache/s.blockSize, imageBlocks))}
 	var err error
 	if im.chunks, err = im.squashChunks(s); err != nil {
 		return nil, err
@@ -200,6 +206,9 @@ func UnpackImage(data []byte, o Options) (*UnpackedImage, error) {
 		unpacker: unpacker{o: o, encoders: map[string]int64{}},
 		old:      old, seed: maphash.MakeSeed(), place: make(map[uint64]int, len(old.chunks)),
 	}
+	if o.Memory > 0 {
+		b.o.Memory = max(o.Memory-relz.PriorsMemory, 1)
+	}
 	b.recipe.b = append(b.recipe.b, recipeVersion)
 	out := new.split(b, data)
 	if out == nil || b.streams == 0 {
@@ -282,7 +291,7 @@ func (im *Image) split(b *imageUnpacker, data []byte) *UnpackedImage {
 	return out
 }
 
-// keep appends a run, or makes the last one longer: blocks and the little that is between them.
+// keep appends a run, or makes the last one longer.
 func (u *UnpackedImage) keep(k Kept) {
 	if n := len(u.Kept); n > 0 {
 		if last := &u.Kept[n-1]; last.Offset == k.Offset && last.Old+last.Length == k.Old {
@@ -334,11 +343,12 @@ func (b *imageUnpacker) rest(gone []bool, out *UnpackedImage) bool {
 	return true
 }
 
-// eachAnchor calls f for places in p that any text with the same bytes around them has, too: one in 32.
+// eachAnchor calls f for places in p that any text with the same bytes around them has, too: one in 32. Runs of zeros, which
+// everything has, are none.
 func eachAnchor(p []byte, f func(uint64)) {
 	for ; len(p) >= 16; p = p[1:] {
 		h := (binary.LittleEndian.Uint64(p)*0x9e3779b97f4a7c15 ^ binary.LittleEndian.Uint64(p[8:])) * 0xc2b2ae3d27d4eb4f
-		if h>>59 == 0 {
+		if h>>59 == 0 && h != 0 {
 			f(h)
 		}
 	}
@@ -363,7 +373,7 @@ func (b *imageUnpacker) chunk(compressor uint16, p []byte, room int) bool {
 	}
 	var done bool
 	if compressor == squashZstd {
-		done = b.zstdAfter(p, old) == len(p)
+		done = b.zstdAfter(p, old, true) > 0
 	} else {
 		done = b.xzAfter(p, old)
 	}
@@ -377,10 +387,11 @@ func (b *imageUnpacker) chunk(compressor uint16, p []byte, room int) bool {
 
 // likest returns the block of the old image that a content has most in common with.
 func (b *imageUnpacker) likest(compressor uint16, content []byte) *oldStream {
-	votes := make(map[int]int)
+	votes, seen := make(map[int]int), make(map[uint64]bool)
 	eachAnchor(content, func(h uint64) {
-		if i, ok := b.anchors[h]; ok {
+		if i, ok := b.anchors[h]; ok && !seen[h] {
 			votes[i]++
+			seen[h] = true
 		}
 	})
 	best, most := -1, 0

@@ -2,6 +2,7 @@ package redeflate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"io"
 	"slices"
@@ -22,7 +23,7 @@ const (
 	squashMetaSize = 8 << 10
 	squashNone     = 1<<64 - 1
 	// maxChunks bounds the list of blocks, and what it takes: 24 bytes each.
-	maxChunks = 1 << 19
+	maxChunks = 1 << 18
 )
 
 type squashSuper struct {
@@ -78,13 +79,10 @@ func (im *Image) squashChunks(s squashSuper) ([]imageChunk, error) {
 		return nil, err
 	}
 	slices.SortFunc(r.chunks, func(a, b imageChunk) int {
-		if a.at != b.at {
-			return int(min(max(a.at-b.at, -1), 1))
-		}
-		return int(a.packed) - int(b.packed)
+		return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.packed, b.packed), cmp.Compare(b.size, a.size))
 	})
-	// Files with equal content share their blocks.
-	r.chunks = slices.CompactFunc(r.chunks, func(a, b imageChunk) bool { return a.at == b.at && a.packed == b.packed && a.size == b.size })
+	// Files with equal content share their blocks. The one that promises most room stays.
+	r.chunks = slices.CompactFunc(r.chunks, func(a, b imageChunk) bool { return a.at == b.at && a.packed == b.packed })
 	end := int64(squashHead)
 	for _, c := range r.chunks {
 		if c.at < end || c.at+int64(c.packed) > im.fileSize {
@@ -308,7 +306,7 @@ func (r *squashReader) tables() error {
 		var p []byte
 		if p, err = r.im.bytes(int64(s.xattrTable), 16); err == nil {
 			pairs, before := binary.LittleEndian.Uint64(p), first
-			first = min(first, s.xattrTable)
+			first = s.xattrTable // the pairs are behind the other tables
 			err = list(s.xattrTable+16, uint64(binary.LittleEndian.Uint32(p[8:])), 16, nil)
 			if err == nil && pairs < first {
 				err = r.blocks(pairs, first)
@@ -325,6 +323,9 @@ func (r *squashReader) tables() error {
 // blocks notes the metadata blocks from one offset to another.
 func (r *squashReader) blocks(at, end uint64) error {
 	for at < end {
+		if end-at < 2 {
+			return ErrUnsupported
+		}
 		head, err := r.im.bytes(int64(at), 2)
 		if err != nil {
 			return err
@@ -354,6 +355,7 @@ func (im *Image) expandAt(at int64, packed, room int) ([]byte, error) {
 	}
 	w := limitedBuffer{limit: room}
 	e := newExpander(&w, bytes.NewReader(p), int64(packed))
+	e.most = int64(room)
 	switch im.compressor {
 	case squashGzip:
 		err = e.zlib()

@@ -26,18 +26,18 @@ func (u *unpacker) zstd(data []byte) int {
 	if old == nil {
 		return 0
 	}
-	return u.zstdAfter(data, old)
+	return u.zstdAfter(data, old, false)
 }
 
-// zstdAfter is zstd with the help of this old frame.
-func (u *unpacker) zstdAfter(data []byte, old *oldStream) int {
+// zstdAfter is zstd with the help of this old frame; with whole, data must be nothing but the frame.
+func (u *unpacker) zstdAfter(data []byte, old *oldStream, whole bool) int {
 	u.prior(old)
 	memory := u.o.Memory
 	if memory == 0 {
 		memory = 1 << 62
 	}
 	d, err := relz.DescribeZstd(data, u.o.MaxPlain-int64(len(u.plain)), memory-fixedMemory, old.history, old.stream)
-	if err != nil || len(d.Recipe) > d.Used/fixShare {
+	if err != nil || len(d.Recipe) > d.Used/fixShare || whole && d.Used != len(data) {
 		return 0
 	}
 	u.copyPending()
@@ -111,7 +111,7 @@ func (e *expander) zstd(at int64) (int64, error) {
 	if l := e.learn; l != nil && l.old.op == opZstd && l.old.at == at {
 		l.old.history, err = relz.LearnZstd(e.w, e.buf, l.old.stream, l.moves)
 	} else {
-		err = relz.ExpandZstd(e.w, e.buf, maxXzPlain)
+		err = relz.ExpandZstd(e.w, e.buf, e.most)
 	}
 	if err != nil {
 		return 0, err
