@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/btrovl/btrovl/delta/redeflate/relz"
 	"github.com/btrovl/btrovl/integration/testenv"
 )
 
@@ -263,6 +264,71 @@ func FuzzImage(f *testing.F) {
 			t.Errorf("rest of %d bytes", len(u.Rest))
 		}
 	})
+}
+
+// The blocks of extended attributes, which are behind all other tables, are blocks of the image.
+func TestImageXattrs(t *testing.T) {
+	was := make(map[string][]byte)
+	for i := range 60 {
+		was[fmt.Sprintf("a-file-with-an-attribute-%d", i)] = make([]byte, 3*i)
+	}
+	b := squash(t, was)
+	xattrs := int64(binary.LittleEndian.Uint64(b[56:]))
+	pairs := int64(binary.LittleEndian.Uint64(b[xattrs:]))
+	if h := binary.LittleEndian.Uint16(b[pairs:]); h&0x8000 != 0 {
+		t.Fatal("the attributes are not compressed")
+	}
+	im, err := OpenImage(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := make([]byte, im.Size())
+	if n, err := im.ReadAt(all, 0); n < len(all) {
+		t.Fatal(err)
+	}
+	for name, data := range was {
+		if !bytes.Contains(all, []byte("note")) || len(data) > 0 && len(data)%3 == 0 && bytes.Count(all, []byte(name)) < 3 { // entry, link, attribute
+			t.Errorf("%s is found %d times", name, bytes.Count(all, []byte(name)))
+		}
+	}
+}
+
+// Operations that follow others, in every wrong way: an error, and Memory counts what they hold.
+func TestHostileFollows(t *testing.T) {
+	old, new := imageFiles()
+	var recipes [][]byte
+	var images [][]byte
+	for _, c := range []string{"xz", "zstd"} {
+		a, b := squash(t, old, "-comp", c), squash(t, new, "-comp", c)
+		u, err := UnpackImage(b, Options{Old: a})
+		if err != nil {
+			t.Fatal(err)
+		}
+		recipes, images = append(recipes, u.Recipe), append(images, a)
+		if need, err := Memory(u.Recipe, 2); err != nil || need < relz.PriorsMemory {
+			t.Errorf("%d bytes, %v", need, err)
+		}
+		plain := make([]byte, u.Plain())
+		// Without following what they follow, or following what is of another kind.
+		for _, recipe := range [][]byte{u.Recipe, append(bytes.Clone(recipes[0]), u.Recipe[1:]...), append(bytes.Clone(u.Recipe), recipes[0][1:]...)} {
+			for _, from := range append(images, nil) {
+				r := Restorer{}
+				if from != nil {
+					r.Old = bytes.NewReader(from)
+				}
+				r.Restore(io.Discard, bytes.NewReader(append(plain, plain...)), recipe)
+			}
+		}
+		for _, op := range []byte{opXz | opFollows, opLzma | opOld | opFollows, opCopy | opFollows, opLiteral | opFollows, opZstd | opOld | opFollows | opZlib} {
+			in := recipeReader{b: []byte{recipeVersion, op, 9, 0, 0, 0, 0, 0, 0}}
+			if err := in.open(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := in.operation(); err == nil {
+				t.Errorf("operation %#x is none", op)
+			}
+		}
+	}
 }
 
 // Superblocks that promise too much are refused before anything follows from that.
