@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/btrovl/btrovl/delta/bundle"
-	"github.com/btrovl/btrovl/delta/redeflate"
 )
 
 // Apply turns a stage (a writable snapshot of base, or an empty subvolume and
@@ -114,10 +113,10 @@ type applier struct {
 	written     atomic.Int64
 	shared      atomic.Int64
 	done        atomic.Int64
-	checkAll    bool                  // of the rescue section, too: when making
-	mu          sync.Mutex            // serialises progress, and guards:
-	buffers     [][]byte              // for objects
-	restorers   []*redeflate.Restorer // for packed ones
+	checkAll    bool           // of the rescue section, too: when making
+	mu          sync.Mutex     // serialises progress, and guards:
+	buffers     [][]byte       // for objects
+	restorers   []usedRestorer // for packed ones, the smallest first
 	failed      failures
 }
 

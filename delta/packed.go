@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sort"
 
 	"github.com/btrovl/btrovl/delta/redeflate"
 )
@@ -107,8 +108,8 @@ func (a *applier) packed(ctx context.Context, v *view, j *job, out *checked) err
 	if err != nil {
 		return err
 	}
-	r := a.takeRestorer()
-	defer a.giveRestorer(r, j)
+	r := a.takeRestorer(j)
+	defer func() { a.giveRestorer(r, j) }()
 	r.Old, r.Moves, r.Priors = f, []redeflate.Move{}, a.hints.priors
 	src, dst := a.take(j.rec.inside), a.take(j.rec.plain)
 	defer a.give(src)
@@ -136,7 +137,7 @@ func (a *applier) packed(ctx context.Context, v *view, j *job, out *checked) err
 		return damaged("an object that is not complete")
 	}
 	r.SetMoves(b.sortedMoves())
-	return a.recompressFrom(r, j, out, bytes.NewReader(dst))
+	return a.recompressFrom(r.Restorer, j, out, bytes.NewReader(dst))
 }
 
 // firstBytes is a writer that keeps as much as there is room for.
@@ -150,26 +151,44 @@ func (f *firstBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// takeRestorer returns a Restorer whose memory was used before, if there is one.
-func (a *applier) takeRestorer() *redeflate.Restorer {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if k := len(a.restorers) - 1; k >= 0 {
-		r := a.restorers[k]
-		a.restorers = a.restorers[:k]
-		return r
-	}
-	return &redeflate.Restorer{Workers: 2}
+// A usedRestorer has memory that is used again: without that, thousands of modules would be made in fresh
+// pages, each of which the kernel has to clear.
+type usedRestorer struct {
+	*redeflate.Restorer
+	size int64 // the most that a job with it held
 }
 
-// giveRestorer puts it back, unless the job was a large one.
-func (a *applier) giveRestorer(r *redeflate.Restorer, j *job) {
-	r.Old = nil
+// maxIdle is how much Restorers hold that nobody uses.
+const maxIdle = 40 << 20
+
+// takeRestorer returns one that served for as much before, or the one that served for most.
+func (a *applier) takeRestorer(j *job) usedRestorer {
 	a.mu.Lock()
-	if len(a.restorers) < min(a.jobs, 2) && j.held <= restoreFree && j.held < a.objectLimit {
-		a.restorers = append(a.restorers, r)
+	defer a.mu.Unlock()
+	k := sort.Search(len(a.restorers), func(k int) bool { return a.restorers[k].size >= j.held })
+	if k = min(k, len(a.restorers)-1); k < 0 {
+		return usedRestorer{Restorer: &redeflate.Restorer{Workers: 2}}
 	}
-	a.mu.Unlock()
+	r := a.restorers[k]
+	a.restorers = slices.Delete(a.restorers, k, k+1)
+	return r
+}
+
+// giveRestorer puts it back. Of those that are too many the smallest goes: it is the cheapest to make.
+func (a *applier) giveRestorer(r usedRestorer, j *job) {
+	r.Old, r.size = nil, max(r.size, j.held)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	idle := r.size
+	for _, o := range a.restorers {
+		idle += o.size
+	}
+	k := sort.Search(len(a.restorers), func(k int) bool { return a.restorers[k].size >= r.size })
+	a.restorers = slices.Insert(a.restorers, k, r)
+	for idle > maxIdle || len(a.restorers) > a.jobs {
+		idle -= a.restorers[0].size
+		a.restorers = slices.Delete(a.restorers, 0, 1)
+	}
 }
 
 // forgetBuffers lets go of what is kept for modules: a kernel takes all the memory that there is.
