@@ -2,6 +2,7 @@ package relz
 
 import (
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -71,6 +72,7 @@ func (k *walk) decide(ch chunk, tokens []Token) ([]Token, bool) {
 		k.g.advance(ch.size)
 		return tokens, true
 	}
+	tokens = slices.Grow(tokens, int(ch.size)/tokenLength)
 	for stop := k.g.at + int64(ch.size); k.g.at < stop; {
 		t, ok := k.g.next(Token{}, int(stop-k.g.at))
 		if !ok || k.g.c.over() {
@@ -111,6 +113,9 @@ type piece struct {
 }
 
 const rebuildAhead = 2
+
+// tokenLength is how many bytes a token stands for at least, as a rule: a kernel's stand for 11.
+const tokenLength = 12
 
 func (r *chunkCoder) reset(w io.Writer, end func() error) {
 	if r.spare == nil {
