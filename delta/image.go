@@ -75,18 +75,10 @@ func (m *maker) imageAfter(ctx context.Context, c candidate, u *redeflate.Unpack
 	var actions []action
 	at := int64(0) // in Rest
 	take := func(until int64) {
-		for at < until {
-			a := patch[0]
-			if n := until - at; a.length > n {
-				patch[0] = a.cut(n)
-				a.length = n
-				if a.data != nil {
-					a.data = a.data[:n]
-				}
-			} else {
-				patch = patch[1:]
-			}
-			at += a.length
+		var next []action
+		next, patch = split(patch, until-at)
+		at = until
+		for _, a := range next {
 			actions = places.place(actions, a)
 		}
 	}

@@ -2,50 +2,14 @@ package delta
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/btrovl/btrovl/delta/redeflate"
 	"github.com/btrovl/btrovl/integration/testenv"
 )
-
-// squash makes a squashfs image of files.
-func squash(t testing.TB, from files, options ...string) []byte {
-	t.Helper()
-	dir := t.TempDir()
-	root, image := filepath.Join(dir, "root"), filepath.Join(dir, "image")
-	for name, data := range from {
-		p := filepath.Join(root, name)
-		err := os.MkdirAll(filepath.Dir(p), 0o755)
-		if err == nil {
-			err = os.WriteFile(p, data, 0o644)
-		}
-		if err == nil {
-			err = os.Chtimes(p, epoch, epoch)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	args := append([]string{root, image, "-quiet", "-no-progress", "-mkfs-time", "1700000000"}, options...)
-	if out, err := exec.CommandContext(ctx, testenv.Command(t, "mksquashfs"), args...).CombinedOutput(); err != nil {
-		t.Fatalf("mksquashfs: %v: %s", err, out)
-	}
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // tables is a place in the inode table of an image.
 func tables(image []byte) int { return int(binary.LittleEndian.Uint64(image[64:])) + 30 }
@@ -69,7 +33,7 @@ func TestImages(t *testing.T) {
 		most       int64
 	}{{"gzip", 5000}, {"xz", 30000}, {"zstd", 30000}} {
 		t.Run(c.compressor, func(t *testing.T) {
-			a, b := squash(t, was, "-comp", c.compressor), squash(t, is, "-comp", c.compressor)
+			a, b := testenv.Squashfs(t, was, "-comp", c.compressor), testenv.Squashfs(t, is, "-comp", c.compressor)
 			old := files{"apps/one.squashfs": a, "other": words(9, 5000)}
 			to := files{"apps/one.squashfs": b, "other": words(9, 5000)}
 			o := MakeOptions{From: []Tree{{Version: "1", Root: old.tree(t)}}, To: Tree{Version: "2", Root: to.tree(t)}, Rescue: []string{"apps"}}
@@ -130,8 +94,8 @@ func TestImageWithUnknownBlocks(t *testing.T) {
 	was := files{"a": words(1, 300<<10), "code": armCalls(256 << 10), "z": words(2, 300<<10)}
 	is := files{"a": edit(was["a"], 100<<10, "more"), "code": was["code"], "z": edit(was["z"], 100<<10, "more")}
 	options := []string{"-comp", "xz", "-Xbcj", "arm", "-b", "64K"}
-	a, b := squash(t, was, options...), squash(t, is, options...)
-	if plain := squash(t, was, "-comp", "xz", "-b", "64K"); len(plain) <= len(a) {
+	a, b := testenv.Squashfs(t, was, options...), testenv.Squashfs(t, is, options...)
+	if plain := testenv.Squashfs(t, was, "-comp", "xz", "-b", "64K"); len(plain) <= len(a) {
 		t.Fatalf("the filter is not used: %d and %d bytes", len(plain), len(a))
 	}
 	base := files{"image": a}.tree(t)
@@ -150,7 +114,7 @@ func TestImageWithUnknownBlocks(t *testing.T) {
 
 // Whoever makes an image of a rotten one, of which nothing is needed where it rotted, makes it right.
 func TestImageReadsExactly(t *testing.T) {
-	image := squash(t, files{"a": words(1, 600<<10)}, "-b", "64K", "-no-fragments")
+	image := testenv.Squashfs(t, files{"a": words(1, 600<<10)}, "-b", "64K", "-no-fragments")
 	im, err := redeflate.OpenImage(bytes.NewReader(image), int64(len(image)))
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +180,7 @@ func TestPartMap(t *testing.T) {
 
 // Short runs from far away become their bytes; what comes out is the same.
 func TestNearby(t *testing.T) {
-	image := squash(t, files{"a": words(1, 800<<10)}, "-b", "4K", "-no-fragments")
+	image := testenv.Squashfs(t, files{"a": words(1, 800<<10)}, "-b", "4K", "-no-fragments")
 	old, err := redeflate.OpenImage(bytes.NewReader(image), int64(len(image)))
 	if err != nil {
 		t.Fatal(err)

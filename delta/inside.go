@@ -115,20 +115,9 @@ func (m *maker) restore(ctx context.Context, data []byte, u *redeflate.Unpacked,
 			actions = append(actions, action{op: op{kind: opCopy, length: p.n, pos: p.pos}})
 			continue
 		}
-		for n := p.n; n > 0; {
-			a := patch[0]
-			if a.length > n {
-				patch[0] = a.cut(n)
-				a.length = n
-				if a.data != nil {
-					a.data = a.data[:n]
-				}
-			} else {
-				patch = patch[1:]
-			}
-			actions = append(actions, a)
-			n -= a.length
-		}
+		var next []action
+		next, patch = split(patch, p.n)
+		actions = append(actions, next...)
 	}
 	f.rec.method, f.rec.sources, f.rec.cloned = methodRestore, sources, false
 	f.rec.plain, f.rec.recipe = int64(len(u.Plain)), int64(len(u.Recipe))
@@ -193,6 +182,25 @@ func (m *maker) findInside(held map[tree.Sum]bool) {
 	for _, f := range m.insides { // not before: the first file with an object is it, whoever looks first
 		m.insideHeld[f.index] = true
 	}
+}
+
+// split returns actions that make n bytes, and those behind them. It changes patch.
+func split(patch []action, n int64) (head, rest []action) {
+	i := 0
+	for ; n > 0; i++ {
+		a := &patch[i]
+		if a.length > n {
+			first, behind := *a, a.cut(n)
+			first.length = n
+			if first.data != nil {
+				first.data = first.data[:n:n]
+			}
+			*a = behind
+			return append(patch[:i:i], first), patch[i:]
+		}
+		n -= a.length
+	}
+	return patch[:i:i], patch[i:]
 }
 
 // cut returns what remains of an action behind its first n bytes.

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/btrovl/btrovl/delta/bundle"
+	"github.com/btrovl/btrovl/integration/testenv"
 )
 
 // makeUntil makes a bundle and interrupts that when so much is done: after enough calls of Progress; 0: never.
@@ -142,9 +143,9 @@ func TestResume(t *testing.T) {
 func TestResumeParts(t *testing.T) {
 	p := newPair(t, false)
 	image := files{"one": words(1, 90<<10), "two": words(2, 200<<10)}
-	other := files{"apps/image": squash(t, image), "mine": words(4, 30<<10)}
+	other := files{"apps/image": testenv.Squashfs(t, image), "mine": words(4, 30<<10)}
 	image["two"] = edit(image["two"], 3000, "more")
-	builder{t, p.new.Name()}.file("apps/image", squash(t, image))
+	builder{t, p.new.Name()}.file("apps/image", testenv.Squashfs(t, image))
 	path := filepath.Join(t.TempDir(), "b.unfinished")
 	second := Tree{Version: "other", Root: other.tree(t)}
 	change := func(o *MakeOptions) {

@@ -2,62 +2,18 @@ package redeflate
 
 import (
 	"bytes"
-	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/btrovl/btrovl/delta/redeflate/relz"
 	"github.com/btrovl/btrovl/integration/testenv"
 )
-
-// squash makes an image of files.
-func squash(t testing.TB, files map[string][]byte, options ...string) []byte {
-	t.Helper()
-	dir := t.TempDir()
-	root, image := filepath.Join(dir, "root"), filepath.Join(dir, "image")
-	when := time.Unix(1700000000, 0)
-	for name, data := range files {
-		p := filepath.Join(root, name)
-		err := os.MkdirAll(filepath.Dir(p), 0o755)
-		if err == nil {
-			err = os.WriteFile(p, data, 0o644)
-		}
-		if err == nil {
-			err = os.Chtimes(p, when, when)
-		}
-		if err == nil && len(data)%3 == 0 {
-			err = unix.Setxattr(p, "user.note", []byte(name), 0)
-		}
-		if err == nil {
-			err = os.Symlink(name, p+".link")
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	args := append([]string{root, image, "-quiet", "-no-progress", "-mkfs-time", "1700000000"}, options...)
-	if out, err := exec.CommandContext(ctx, testenv.Command(t, "mksquashfs"), args...).CombinedOutput(); err != nil {
-		t.Fatalf("mksquashfs %v: %v: %s", options, err, out)
-	}
-	b, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
 
 // imageFiles are files of all sizes, and the same some time later.
 func imageFiles() (old, new map[string][]byte) {
@@ -105,7 +61,7 @@ func TestImage(t *testing.T) {
 		"tail ends":         {"-tailends", "-comp", "zstd"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, b := squash(t, old, options...), squash(t, new, options...)
+			a, b := testenv.Squashfs(t, old, options...), testenv.Squashfs(t, new, options...)
 			u, err := UnpackImage(b, Options{Old: a})
 			if err != nil {
 				t.Fatal(err)
@@ -131,14 +87,14 @@ func TestImage(t *testing.T) {
 		})
 	}
 	t.Run("of another compressor", func(t *testing.T) {
-		u, err := UnpackImage(squash(t, new), Options{Old: squash(t, old, "-comp", "xz")})
+		u, err := UnpackImage(testenv.Squashfs(t, new), Options{Old: testenv.Squashfs(t, old, "-comp", "xz")})
 		if err != nil || len(u.Kept) > 0 {
 			t.Errorf("%v, %d runs kept", err, len(u.Kept))
 		}
 	})
 	for _, c := range []string{"lzo", "lz4", "lzma"} {
 		t.Run(c, func(t *testing.T) {
-			a := squash(t, old, "-comp", c)
+			a := testenv.Squashfs(t, old, "-comp", c)
 			if _, err := OpenImage(bytes.NewReader(a), int64(len(a))); !errors.Is(err, ErrUnsupported) {
 				t.Errorf("%v", err)
 			}
@@ -191,7 +147,7 @@ func TestImageDamage(t *testing.T) {
 	old, new := imageFiles()
 	rnd := rand.New(rand.NewPCG(3, 4))
 	for _, options := range [][]string{{"-b", "16K"}, {"-comp", "xz", "-b", "64K"}, {"-comp", "zstd", "-noI", "-noX", "-noId"}} {
-		a, b := squash(t, old, options...), squash(t, new, options...)
+		a, b := testenv.Squashfs(t, old, options...), testenv.Squashfs(t, new, options...)
 		for i := range 24 {
 			c := bytes.Clone(a)
 			switch i % 4 {
@@ -224,7 +180,7 @@ func TestImageDamage(t *testing.T) {
 func TestImageAfterWrongOld(t *testing.T) {
 	old, new := imageFiles()
 	for _, c := range []string{"xz", "zstd"} {
-		a, b := squash(t, old, "-comp", c), squash(t, new, "-comp", c)
+		a, b := testenv.Squashfs(t, old, "-comp", c), testenv.Squashfs(t, new, "-comp", c)
 		u, err := UnpackImage(b, Options{Old: a})
 		if err != nil {
 			t.Fatal(err)
@@ -272,7 +228,7 @@ func TestImageXattrs(t *testing.T) {
 	for i := range 60 {
 		was[fmt.Sprintf("a-file-with-an-attribute-%d", i)] = make([]byte, 3*i)
 	}
-	b := squash(t, was)
+	b := testenv.Squashfs(t, was)
 	xattrs := int64(binary.LittleEndian.Uint64(b[56:]))
 	pairs := int64(binary.LittleEndian.Uint64(b[xattrs:]))
 	if h := binary.LittleEndian.Uint16(b[pairs:]); h&0x8000 != 0 {
@@ -299,7 +255,7 @@ func TestHostileFollows(t *testing.T) {
 	var recipes [][]byte
 	var images [][]byte
 	for _, c := range []string{"xz", "zstd"} {
-		a, b := squash(t, old, "-comp", c), squash(t, new, "-comp", c)
+		a, b := testenv.Squashfs(t, old, "-comp", c), testenv.Squashfs(t, new, "-comp", c)
 		u, err := UnpackImage(b, Options{Old: a})
 		if err != nil {
 			t.Fatal(err)
@@ -334,7 +290,7 @@ func TestHostileFollows(t *testing.T) {
 // Superblocks that promise too much are refused before anything follows from that.
 func TestImageSuperblock(t *testing.T) {
 	old, _ := imageFiles()
-	good := squash(t, map[string][]byte{"a": old["etc/conf.d/9"], "b": old["etc/twin"]})
+	good := testenv.Squashfs(t, map[string][]byte{"a": old["etc/conf.d/9"], "b": old["etc/twin"]})
 	for name, change := range map[string]func(b []byte){
 		"magic":       func(b []byte) { b[0]++ },
 		"version":     func(b []byte) { b[28] = 3 },
