@@ -118,6 +118,9 @@ func (a *applier) consume(ctx context.Context, j *job, do func(action) error) er
 
 // restore compresses what the actions make.
 func (a *applier) restore(ctx context.Context, views []*view, j *job, out *checked) error {
+	if j.held > 0 { // more than restoreFree
+		a.forgetBuffers()
+	}
 	r := &redeflate.Restorer{Workers: 2}
 	if s := j.rec.sources; len(s) > 0 && !s[0].new {
 		// The view may be of what is inside.

@@ -158,7 +158,7 @@ type usedRestorer struct {
 	size int64 // the most that a job with it held
 }
 
-// maxIdle is how much Restorers hold that nobody uses.
+// maxIdle is how much Restorers hold that nobody uses; nothing, where archives and kernels are made (forgetBuffers).
 const maxIdle = 40 << 20
 
 // takeRestorer returns one that served for as much before, or the one that served for most.
@@ -191,7 +191,7 @@ func (a *applier) giveRestorer(r usedRestorer, j *job) {
 	}
 }
 
-// forgetBuffers lets go of what is kept for modules: a kernel takes all the memory that there is.
+// forgetBuffers lets go of what is kept for modules: a kernel takes all the memory that there is, an archive much of it.
 func (a *applier) forgetBuffers() {
 	a.mu.Lock()
 	a.buffers, a.restorers = nil, nil
