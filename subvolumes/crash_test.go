@@ -339,8 +339,18 @@ func (g *crashRig) attempt(t *testing.T, what string, n int, cut bool) {
 func (g *crashRig) collect(t *testing.T, what string) {
 	p, w := g.open(t)
 	defer p.Close()
-	_, err := w.Collect(ctx, false)
-	testenv.Must(t, err)
+	// As with the lock of the pool, a child that another test starts has what collecting opens to see whether anybody uses it:
+	// what is looked at in that moment is in use.
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		removed, err := w.Collect(ctx, false)
+		testenv.Must(t, err)
+		busy := slices.ContainsFunc(removed, func(r Removed) bool {
+			return r.Held && r.Kind != "deployment" && !g.start.names(r.Name) && g.start.Base(r.Name) == nil
+		})
+		if !busy || time.Now().After(end) {
+			break
+		}
+	}
 	testenv.Must(t, w.Close())
 	r, err := p.Record()
 	testenv.Must(t, err)
