@@ -95,6 +95,16 @@ func TestResume(t *testing.T) {
 			finish()
 		}
 	})
+	t.Run("no place to compare", func(t *testing.T) {
+		none := open(t, "/proc") // no subvolumes can be made there
+		_, _, err := makeUntil(t, p, 0, func(o *MakeOptions) { resume(o); o.Scratch = none })
+		if _, ok := errors.AsType[*UnfinishedError](err); !ok || !strings.Contains(err.Error(), "cannot compare") {
+			t.Errorf("without scratch: %v", err)
+		}
+		if finish().Resumed < second {
+			t.Error("what was found is lost")
+		}
+	})
 	t.Run("of another bundle", func(t *testing.T) {
 		interrupt(12)
 		r, _, err := makeUntil(t, p, 0, func(o *MakeOptions) { resume(o); o.Memory = LowMemory })

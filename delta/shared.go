@@ -87,6 +87,16 @@ func (s *sharingPlan) put(i int, mask uint64) {
 	s.groups[mask][i] = true
 }
 
+// together reports whether two files are in the same groups.
+func (s *sharingPlan) together(i, k int) bool {
+	for _, g := range s.groups {
+		if g[i] != g[k] {
+			return false
+		}
+	}
+	return true
+}
+
 // leave gives a file back to the sections of the bases.
 func (s *sharingPlan) leave(i int) {
 	for _, g := range s.groups {
@@ -111,7 +121,7 @@ func (s *sharingPlan) archives(news *inventory) {
 		apart := false
 		for sum := range members {
 			for _, k := range bySum[sum] {
-				apart = apart || s.owner[k] != s.owner[i] && (s.owner[k] != 0 || s.lack[k]&s.owner[i] != 0)
+				apart = apart || !s.together(i, k) && (s.owner[k] != 0 || s.lack[k]&s.owner[i] != 0)
 			}
 		}
 		if !apart {

@@ -197,6 +197,14 @@ func TestSharedInitrdMembers(t *testing.T) {
 	}
 }
 
+// Files for the same bases can be in different groups.
+func TestTogether(t *testing.T) {
+	s := &sharingPlan{groups: map[uint64]map[int]bool{0b0011: {1: true, 3: true}, 0b1100: {1: true, 3: true}, 0b0101: {2: true}, 0b1010: {2: true}}}
+	if !s.together(1, 3) || s.together(1, 2) || s.together(2, 3) || !s.together(7, 8) {
+		t.Error("groups are mixed up")
+	}
+}
+
 // rot changes a byte of a file of a base.
 func rot(t *testing.T, root *os.File, name string, at int) {
 	t.Helper()

@@ -119,6 +119,7 @@ func explain(err error) (code int, hints []string) {
 		unknown *subvolumes.UnknownError
 		exists  *subvolumes.ExistsError
 		inUse   *subvolumes.InUseError
+		making  *delta.InUseError
 		space   *subvolumes.NoSpaceError
 		digest  *subvolumes.DigestError
 		sig     *bundle.SignatureError
@@ -165,6 +166,8 @@ func explain(err error) (code int, hints []string) {
 		return codeExists, nil
 	case errors.As(err, &inUse):
 		return codeBusy, nil
+	case errors.As(err, &making):
+		return codeBusy, []string{"wait for it, or name another file with --output"}
 	case errors.As(err, &space):
 		return codeSpace, []string{fmt.Sprintf("%s needed, %s free", size(int64(space.Need)), size(int64(space.Free))),
 			"see what can go: btrovl gc --dry-run; btrovl backup list"}

@@ -33,7 +33,7 @@ func TestExplain(t *testing.T) {
 		codePool:         {&subvolumes.NotPoolError{}, &subvolumes.NotPoolError{Lost: true}},
 		codeBtrfs:        {&subvolumes.NotBtrfsError{}},
 		codeFormat:       {&subvolumes.FormatError{}},
-		codeBusy:         {&subvolumes.BusyError{}, &subvolumes.InUseError{}},
+		codeBusy:         {&subvolumes.BusyError{}, &subvolumes.InUseError{}, &delta.InUseError{}},
 		codeUnknown:      {&subvolumes.UnknownError{}},
 		codeExists:       {&subvolumes.ExistsError{}},
 		codeSpace:        {&subvolumes.NoSpaceError{}, syscall.ENOSPC, syscall.EDQUOT},
