@@ -2,6 +2,7 @@ package redeflate
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -283,6 +284,48 @@ func TestHostileFollows(t *testing.T) {
 			if _, err := in.operation(); err == nil {
 				t.Errorf("operation %#x is none", op)
 			}
+		}
+	}
+}
+
+// TestFrozenImages: what is inside of an image, and what recipes of images mean, stays what it was. The recipes follow one another.
+func TestFrozenImages(t *testing.T) {
+	for c, inside := range map[string]string{
+		"gzip": "f36e9e24046be1a080adf2b4881942d585a01f1b276050a74c96ab67acc007fc",
+		"xz":   "88674974b11530874dd84c27f5fb2b1470baadbb3bea1857c8df9ba3eb7acd40",
+		"zstd": "68b60b200b6bf76b96f90adbffe5a62ed65992a5f485ad285c6e0f7ec0c769ca",
+	} {
+		part := func(ext string) []byte {
+			b, err := os.ReadFile("testdata/images/" + c + "." + ext)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		old := part("1.squashfs")
+		im, err := OpenImage(bytes.NewReader(old), int64(len(old)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := sha256.New()
+		if _, err := io.Copy(h, io.NewSectionReader(im, 0, im.Size())); err != nil || fmt.Sprintf("%x", h.Sum(nil)) != inside {
+			t.Errorf("%s: %v; inside is %x", c, err, h.Sum(nil))
+		}
+		var out bytes.Buffer
+		r := Restorer{Old: bytes.NewReader(old)}
+		if err := r.Restore(&out, bytes.NewReader(part("plain")), part("recipe")); err != nil || !bytes.Equal(out.Bytes(), part("2.squashfs")) {
+			t.Errorf("%s: %v", c, err)
+		}
+		follows := 0
+		in := recipeReader{b: part("recipe")}
+		for err := in.open(); err == nil; {
+			var o operation
+			if o, err = in.operation(); err == nil && o.old != nil && o.old.follows {
+				follows++
+			}
+		}
+		if c != "gzip" && follows < 2 {
+			t.Errorf("%s: %d operations follow", c, follows)
 		}
 	}
 }
