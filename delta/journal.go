@@ -274,7 +274,7 @@ func (j *journal) report(r *Report) {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("%s was of another bundle, of other options or of another program: it was begun anew", j.path))
 	}
 	if j.err != nil {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("an interrupt would have lost what was compared: %v", j.err))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("not everything was kept for the case of an interrupt: %v", j.err))
 	}
 }
 

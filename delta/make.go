@@ -64,7 +64,7 @@ func Make(ctx context.Context, w io.Writer, o MakeOptions) (_ *Report, err error
 			return nil, err
 		}
 		if err != nil {
-			report.Warnings = append(report.Warnings, fmt.Sprintf("an interrupt will lose what was compared: %v", err))
+			report.Warnings = append(report.Warnings, fmt.Sprintf("nothing was kept for the case of an interrupt: %v", err))
 		} else {
 			defer func() {
 				switch stays := o.journal.close(wrong); {

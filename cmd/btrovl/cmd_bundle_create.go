@@ -71,15 +71,19 @@ func (a *app) bundleCreate(ctx context.Context, f createFlags, pr *progress) err
 	if err != nil {
 		return err
 	}
+	file, stored, err := a.destination(f.output)
+	if err != nil {
+		return err
+	}
+	if stored {
+		o.Resume = file + ".unfinished"
+	}
 	trees := &makeTrees{app: a, spool: f.spool}
 	defer trees.Close()
 	if err := trees.open(ctx, f, &o); err != nil {
 		return err
 	}
 	o.Progress = pr.start("make")
-	if f.output != "-" {
-		o.Resume = f.output + ".unfinished"
-	}
 	var report *delta.Report
 	err = a.output(f.output, func(w io.Writer) (err error) {
 		report, err = delta.Make(ctx, w, o)
