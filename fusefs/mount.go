@@ -22,7 +22,7 @@ const FSType = "fuse.btrovl"
 
 const (
 	maxRequest  = 1 << 20 // bytes of one READ or WRITE
-	readAheadKB = 1024
+	readAheadKB = 4096
 )
 
 // MountedError says that a live view is mounted at a mount point already.

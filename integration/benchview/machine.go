@@ -31,7 +31,9 @@ const (
 	manyFiles = 50000
 	readSize  = 512 << 20
 	hugeSize  = 1 << 30
-	copyUps   = 10 // files of hugeSize that share their blocks, one for each round
+	copyUps   = 50 // files of hugeSize that share their blocks, copyUps/copyRounds for each round
+
+	copyRounds = 10
 )
 
 func newMachine(ctx context.Context, dir, btrovl string, debian bool) (m *machine, err error) {
