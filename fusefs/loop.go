@@ -43,7 +43,8 @@ type connection struct {
 	server  *fuse.ProtocolServer
 	debug   bool // the server logs every request
 	log     *slog.Logger
-	buffers sync.Pool // *buffer
+	buffers sync.Pool  // *buffer
+	logging *logThread // nil: readers do all
 	calm    calm
 	follow  bool          // readers may follow
 	long    time.Duration // a sleep before a request: the reader was woken on another processor, perhaps
@@ -104,17 +105,22 @@ func connect(fs *rawFS, mountpoint string, o *fuse.MountOptions, log *slog.Logge
 		unix.Close(fd)
 		return nil, fmt.Errorf("cannot greet the kernel: %w", err)
 	}
-	enoughProcs()
+	threads := minReaders
+	if fs.groupsFsyncs() {
+		c.logging = startLogThread(c)
+		threads++
+	}
+	enoughProcs(threads)
 	return c, nil
 }
 
-// enoughProcs gives the scheduler two processors more than there are readers,
+// enoughProcs gives the scheduler two processors more than there are readers (and a logThread),
 // unless the environment says how many. Without them a request waits for the
 // scheduler's monitor, which takes processors away from threads in read(2): 40 µs
 // instead of 10.
-func enoughProcs() {
-	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < minReaders+2 {
-		runtime.GOMAXPROCS(minReaders + 2)
+func enoughProcs(threads int) {
+	if os.Getenv("GOMAXPROCS") == "" && runtime.GOMAXPROCS(0) < threads+2 {
+		runtime.GOMAXPROCS(threads + 2)
 	}
 }
 
@@ -123,6 +129,7 @@ func enoughProcs() {
 // copies fastest.
 type buffer struct {
 	request, reply []byte
+	size           int // of the request, for a logThread
 }
 
 const (
@@ -148,6 +155,7 @@ func (c *connection) serve() {
 	}
 	c.readers.Go(c.watch)
 	c.readers.Wait()
+	c.logging.close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	unix.Close(c.fd)
@@ -157,7 +165,7 @@ func (c *connection) serve() {
 // reader begins counted in c.reading.
 func (c *connection) reader() {
 	b, _ := c.buffers.Get().(*buffer)
-	defer c.buffers.Put(b)
+	defer func() { c.buffers.Put(b) }()
 	f := follower{calm: &c.calm}
 	defer f.end()
 	for {
@@ -171,6 +179,11 @@ func (c *connection) reader() {
 			}
 			c.end.Do(func() { close(c.ended) })
 			return
+		}
+		if c.logging.take(b, n) {
+			c.reading.Add(1)
+			b, _ = c.buffers.Get().(*buffer)
+			continue
 		}
 		request := b.request[:n]
 		c.calm.note(request)
@@ -194,15 +207,19 @@ func (c *connection) reader() {
 		if err == nil {
 			err = c.send(b, size)
 		}
-		if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
-			c.log.Warn("an answer was refused by the kernel", "error", err)
-		}
+		c.refused(err)
 		f.slept(long)
 		if !goesOn {
 			if f.end(); !c.rest() {
 				return
 			}
 		}
+	}
+}
+
+func (c *connection) refused(err error) {
+	if err != nil && err != unix.ENOENT { // ENOENT: the caller was killed, or the mount is gone
+		c.log.Warn("an answer was refused by the kernel", "error", err)
 	}
 }
 

@@ -241,6 +241,7 @@ type mountLine struct {
 	root       string // path in the file system that is mounted
 	point      string
 	fstype     string
+	super      string // options of the superblock
 }
 
 func parseMount(line string) (m mountLine, ok bool) {
@@ -249,7 +250,10 @@ func parseMount(line string) (m mountLine, ok bool) {
 	if !found || len(f) < 6 || len(g) < 1 {
 		return m, false
 	}
-	return mountLine{id: f[0], parent: f[1], dev: f[2], root: unescape(f[3]), point: unescape(f[4]), fstype: g[0]}, true
+	if len(g) > 2 {
+		m.super = g[2]
+	}
+	return mountLine{super: m.super, id: f[0], parent: f[1], dev: f[2], root: unescape(f[3]), point: unescape(f[4]), fstype: g[0]}, true
 }
 
 // unescape undoes the kernel's \ooo.

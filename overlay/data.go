@@ -227,6 +227,7 @@ func (u *Union) Sync(n *Node, dataOnly bool) error {
 		return err
 	}
 	defer u.fds.release(h)
+	n.set(fsynced, 0)
 	for {
 		if dataOnly {
 			err = unix.Fdatasync(h.fd)
@@ -237,6 +238,26 @@ func (u *Union) Sync(n *Node, dataOnly bool) error {
 			return err
 		}
 	}
+}
+
+// Fsynced says whether a directory, or what a name in it stands for, was fsynced since it is known.
+func (u *Union) Fsynced(dir *Node, name string) bool {
+	if dir == nil || dir.is(fsynced) {
+		return dir != nil
+	}
+	u.tab.mu.Lock()
+	defer u.tab.mu.Unlock()
+	l := u.tab.names[linkKey{dir, name}]
+	return l != nil && l.node.is(fsynced)
+}
+
+// MountID returns the number that /proc/self/mountinfo has for the mount in which the layers lie.
+func (u *Union) MountID() (uint64, error) {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
+	var st Attr
+	err := unix.Statx(u.cur.base.root, "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st)
+	return st.Mnt_id, err
 }
 
 // Flags gets or sets the inode flags of chattr (FS_IOC_GETFLAGS).

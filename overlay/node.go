@@ -35,6 +35,7 @@ const (
 	capsTaken                      // (files) … and had until a moment ago
 	noXattrs                       // has no extended attributes that show
 	listed                         // (directories) its list was read
+	fsynced                        // by somebody who has it open
 	walked                         // (directories) somebody looked a name up since a part of the list was sent without nodes
 )
 

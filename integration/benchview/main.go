@@ -20,6 +20,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -35,6 +36,7 @@ func main() {
 }
 
 type options struct {
+	out    io.Writer // for the table
 	dir    string
 	btrovl string
 	rounds int
@@ -44,10 +46,11 @@ type options struct {
 	raw    string
 	hold   bool
 	debian bool
+	small  bool
 }
 
 func run() error {
-	var o options
+	o := options{out: os.Stdout}
 	var only, skip string
 	flag.StringVar(&o.dir, "dir", "build/bench-view", "work below this directory (8 GiB are used)")
 	flag.StringVar(&o.btrovl, "btrovl", "build/btrovl", "the program to measure")
@@ -57,6 +60,7 @@ func run() error {
 	flag.StringVar(&o.update, "update", "", "write the table into this file, between its <!-- bench-view --> marks")
 	flag.StringVar(&o.raw, "raw", "", "write every measurement to this file, as JSON")
 	flag.BoolVar(&o.debian, "debian", false, "also install packages in a Debian tree that debootstrap makes, and boot another: needs the network")
+	flag.BoolVar(&o.small, "small", false, "a tenth of everything: to see that it works, and a rough look; no figures to compare")
 	flag.BoolVar(&o.hold, "hold", false, "after the rounds, leave all targets mounted until an interrupt: for perf, strace and btrovl status")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -87,7 +91,7 @@ func run() error {
 
 func bench(ctx context.Context, o *options) (err error) {
 	note("making the base (a minute)")
-	m, err := newMachine(ctx, o.dir, o.btrovl, o.debian)
+	m, err := newMachine(ctx, o)
 	defer func() {
 		if cerr := m.close(); err == nil {
 			err = cerr
@@ -127,7 +131,10 @@ func bench(ctx context.Context, o *options) (err error) {
 		}
 	}
 	table := r.table(o.rounds, targets)
-	fmt.Print(table)
+	if o.small {
+		table = "A tenth of the work that the lines name: a rough look, no figures to compare.\n\n" + table
+	}
+	fmt.Fprint(o.out, table)
 	if o.hold {
 		for _, t := range targets {
 			note("%s at %s, served by %d", t.name, t.root, t.pid)

@@ -83,7 +83,7 @@ const someFile = "goroot/VERSION"
 
 func openClose(j *job) (float64, error) {
 	p := j.path(someFile)
-	return loop(20000, func(int) error {
+	return loop(j.m.size.calls, func(int) error {
 		fd, err := unix.Open(p, unix.O_RDONLY, 0)
 		if err != nil {
 			return err
@@ -94,7 +94,7 @@ func openClose(j *job) (float64, error) {
 
 func openRead(j *job) (float64, error) {
 	p, b := j.path(someFile), make([]byte, 4096)
-	return loop(20000, func(int) error {
+	return loop(j.m.size.calls, func(int) error {
 		fd, err := unix.Open(p, unix.O_RDONLY, 0)
 		if err != nil {
 			return err
@@ -109,13 +109,13 @@ func openRead(j *job) (float64, error) {
 func statMany(j *job) (float64, error) {
 	p := j.path(someFile)
 	var st unix.Stat_t
-	return loop(100000, func(int) error { return unix.Stat(p, &st) })
+	return loop(5*j.m.size.calls, func(int) error { return unix.Stat(p, &st) })
 }
 
 func enoent(j *job) (float64, error) {
 	p := j.path("goroot/no such file")
 	var st unix.Stat_t
-	return loop(100000, func(int) error {
+	return loop(5*j.m.size.calls, func(int) error {
 		if err := unix.Stat(p, &st); err != unix.ENOENT {
 			return fmt.Errorf("stat of a missing file: %v", err)
 		}
@@ -136,29 +136,29 @@ func withFile(path string, flags int, f func(fd int) (float64, error)) (float64,
 func seqRead(j *job) (float64, error) {
 	b := make([]byte, 1<<20)
 	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
-		return loop(readSize>>20, func(i int) error { return full(pread(fd, b, int64(i)<<20))(len(b)) })
+		return loop(int(j.m.size.read>>20), func(i int) error { return whole(pread(fd, b, int64(i)<<20))(len(b)) })
 	})
 }
 
 func randRead(j *job) (float64, error) {
 	b, r := make([]byte, 4096), rand.New(rand.NewPCG(1, uint64(j.round)))
 	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
-		return loop(j.reads(), func(int) error { return full(pread(fd, b, r.Int64N(readSize/4096)*4096))(len(b)) })
+		return loop(j.reads(), func(int) error { return whole(pread(fd, b, r.Int64N(j.m.size.read/4096)*4096))(len(b)) })
 	})
 }
 
 // reads is fewer where each one goes to the disk.
 func (j *job) reads() int {
 	if j.isCold {
-		return 4000
+		return j.m.size.calls / 5
 	}
-	return 100000
+	return 5 * j.m.size.calls
 }
 
 func mmapRead(j *job) (float64, error) {
 	return withFile(j.path("read"), unix.O_RDONLY, func(fd int) (float64, error) {
 		start := time.Now()
-		m, err := unix.Mmap(fd, 0, readSize, unix.PROT_READ, unix.MAP_SHARED)
+		m, err := unix.Mmap(fd, 0, int(j.m.size.read), unix.PROT_READ, unix.MAP_SHARED)
 		if err != nil {
 			return 0, err
 		}
@@ -173,9 +173,12 @@ func mmapRead(j *job) (float64, error) {
 }
 
 func seqWrite(j *job) (float64, error) {
+	if err := j.m.sync(); err != nil { // the target before this one has left its own behind
+		return 0, err
+	}
 	b := make([]byte, 1<<20)
 	return withFile(j.path("tmp/w"), unix.O_RDWR|unix.O_CREAT|unix.O_TRUNC, func(fd int) (float64, error) {
-		d, err := loop(readSize>>20, func(i int) error { b[0]++; return full(pwrite(fd, b, int64(i)<<20))(len(b)) })
+		d, err := loop(int(j.m.size.read>>20), func(i int) error { b[0]++; return whole(pwrite(fd, b, int64(i)<<20))(len(b)) })
 		if err != nil {
 			return 0, err
 		}
@@ -187,11 +190,11 @@ func seqWrite(j *job) (float64, error) {
 func randWrite(j *job) (float64, error) {
 	b, r := make([]byte, 4096), rand.New(rand.NewPCG(2, uint64(j.round)))
 	return withFile(j.path("tmp/w"), unix.O_RDWR, func(fd int) (float64, error) {
-		return loop(30000, func(int) error { return full(pwrite(fd, b, r.Int64N(readSize/4096)*4096))(len(b)) })
+		return loop(3*j.m.size.calls/2, func(int) error { return whole(pwrite(fd, b, r.Int64N(j.m.size.read/4096)*4096))(len(b)) })
 	})
 }
 
-func full(n int, err error) func(want int) error {
+func whole(n int, err error) func(want int) error {
 	return func(want int) error {
 		if err == nil && n != want {
 			err = fmt.Errorf("%d of %d bytes", n, want)
@@ -199,8 +202,6 @@ func full(n int, err error) func(want int) error {
 		return err
 	}
 }
-
-const created = 10000
 
 func (j *job) name(prefix string, i int) string {
 	return fmt.Sprintf("%s/tmp/many/%s%d", j.dir, prefix, i)
@@ -211,12 +212,12 @@ func createMany(j *job) (float64, error) {
 		return 0, err
 	}
 	hello := []byte("hello world\n")
-	return loop(created, func(i int) error {
+	return loop(j.m.size.created, func(i int) error {
 		fd, err := open(j.name("f", i), unix.O_CREAT|unix.O_EXCL|unix.O_WRONLY)
 		if err != nil {
 			return err
 		}
-		if err := full(pwrite(fd, hello, 0))(len(hello)); err != nil {
+		if err := whole(pwrite(fd, hello, 0))(len(hello)); err != nil {
 			return err
 		}
 		return unix.Close(fd)
@@ -224,11 +225,11 @@ func createMany(j *job) (float64, error) {
 }
 
 func renameMany(j *job) (float64, error) {
-	return loop(created, func(i int) error { return rename(j.name("f", i), j.name("g", i)) })
+	return loop(j.m.size.created, func(i int) error { return rename(j.name("f", i), j.name("g", i)) })
 }
 
 func unlinkMany(j *job) (float64, error) {
-	d, err := loop(created, func(i int) error { return unlink(j.name("g", i)) })
+	d, err := loop(j.m.size.created, func(i int) error { return unlink(j.name("g", i)) })
 	if err != nil {
 		return 0, err
 	}
@@ -239,13 +240,13 @@ func unlinkMany(j *job) (float64, error) {
 // median of some, because the disk is waited for. The open counts: overlayfs copies up there.
 func firstWrite(j *job) (float64, error) {
 	var costs []float64
-	for i := range copyUps / copyRounds {
+	for i := range j.m.size.copyUps {
 		if err := j.m.dropCaches(); err != nil {
 			return 0, err
 		}
-		p := j.path(fmt.Sprintf("copyup/%d", (j.round%copyRounds)*(copyUps/copyRounds)+i))
+		p := j.path(fmt.Sprintf("copyup/%d", (j.round%copyRounds)*j.m.size.copyUps+i))
 		cost, err := loop(1, func(int) error {
-			_, err := withFile(p, unix.O_RDWR, func(fd int) (float64, error) { return 0, full(pwrite(fd, []byte("X"), 4096))(1) })
+			_, err := withFile(p, unix.O_RDWR, func(fd int) (float64, error) { return 0, whole(pwrite(fd, []byte("X"), 4096))(1) })
 			return err
 		})
 		if err != nil {
