@@ -33,7 +33,8 @@ demo: build ## the whole idea on a real system tree, in a loop image below build
 
 test: vet ## every test that needs no virtual machine (as root: nothing is skipped)
 	@integration/deps.sh test
-	$(TESTENV) $(GO) tool gotestsum --format pkgname -- $(TESTFLAGS) ./...
+	@mkdir -p $(BUILD)
+	$(TESTENV) BTROVL_BENCH_TABLE='$(CURDIR)/$(BUILD)/bench-view-small.md' $(GO) tool gotestsum --format pkgname -- $(TESTFLAGS) ./...
 
 test-race: ## the same under the race detector (needs a C compiler)
 	@integration/deps.sh test

@@ -42,7 +42,7 @@ type sizes struct {
 
 var (
 	full  = sizes{image: 14 << 30, rootfs: 30000, rootfsBytes: 600 << 20, many: 50000, read: 512 << 20, huge: 1 << 30, created: 10000, calls: 20000, copyUps: 5}
-	small = sizes{image: 4 << 30, rootfs: 3000, rootfsBytes: 60 << 20, many: 5000, read: 64 << 20, huge: 128 << 20, created: 1000, calls: 2000, copyUps: 2}
+	small = sizes{image: 2 << 30, rootfs: 3000, rootfsBytes: 60 << 20, many: 5000, read: 64 << 20, huge: 128 << 20, created: 1000, calls: 2000, copyUps: 2}
 )
 
 const copyRounds = 10 // for which there are files to copy up
