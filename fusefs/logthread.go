@@ -21,8 +21,8 @@ import (
 // Both write to btrfs's log tree. When two threads did so since it was last written, btrfs
 // expects more and waits for a tick of the kernel's clock, 4 ms at 250 Hz, to write all at once
 // (BTRFS_ROOT_MULTI_LOG_TASKS in fs/btrfs/tree-log.c) – unless it is mounted with "ssd". A program that fsyncs
-// and renames file after file is one thread and never waits; served by readers that take turns it waited every other time.
-// `apt install` of 20 packages took 59 s on such a mount, and 31 on kernel overlayfs.
+// and renames file after file is one thread and never waits; served by readers that take turns it waited up to
+// every other time (docs/performance.md).
 type logThread struct {
 	c    *connection
 	fd   int         // an eventfd, which wakes it

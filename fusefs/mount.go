@@ -250,10 +250,11 @@ func parseMount(line string) (m mountLine, ok bool) {
 	if !found || len(f) < 6 || len(g) < 1 {
 		return m, false
 	}
+	m = mountLine{id: f[0], parent: f[1], dev: f[2], root: unescape(f[3]), point: unescape(f[4]), fstype: g[0]}
 	if len(g) > 2 {
 		m.super = g[2]
 	}
-	return mountLine{super: m.super, id: f[0], parent: f[1], dev: f[2], root: unescape(f[3]), point: unescape(f[4]), fstype: g[0]}, true
+	return m, true
 }
 
 // unescape undoes the kernel's \ooo.

@@ -28,7 +28,7 @@ func loop(n int, f func(i int) error) (float64, error) {
 // The loops whose calls may take longer than 20 µs make them without telling Go's
 // scheduler, as a program in C would. Told of it, the scheduler takes the loop's processor away
 // in every such call, and the threads that it wakes for that get between the loop and the
-// view's server: creating files took 1.5 times as long. Overlayfs's calls are shorter than that.
+// view's server. Overlayfs's calls are shorter than that.
 
 func open(path string, flags int) (int, error) {
 	p, err := unix.BytePtrFromString(path)
