@@ -69,8 +69,8 @@ func (c *calm) end()     { c.level.Store(0) }
 // disk, and comes alone from its program.
 func short(request []byte) bool {
 	switch h := (*fuse.InHeader)(unsafe.Pointer(&request[0])); h.Opcode {
-	case opcodeLookup, opcodeGetattr, opcodeReadlink, opcodeGetxattr, opcodeReaddir, opcodeReaddirplus,
-		opcodeCreate, opcodeMknod, opcodeMkdir, opcodeSymlink, opcodeLink, opcodeUnlink, opcodeRmdir, opcodeRename, opcodeRename2:
+	case opcodeLookup, opcodeGetattr, opcodeReadlink, opcodeStatfs, opcodeIoctl, opcodeLseek, opcodeReaddir, opcodeReaddirplus,
+		opcodeGetxattr, opcodeSetxattr, opcodeListxattr, opcodeRemovexattr, opcodeCreate, opcodeMknod, opcodeMkdir, opcodeSymlink, opcodeLink, opcodeUnlink, opcodeRmdir, opcodeRename, opcodeRename2:
 		return true
 	case opcodeSetattr:
 		in, _ := arguments[fuse.SetAttrIn](request)
@@ -89,8 +89,13 @@ const ( // of linux/fuse.h
 	opcodeSymlink     = 6
 	opcodeMknod       = 8
 	opcodeLink        = 13
+	opcodeStatfs      = 17
+	opcodeSetxattr    = 21
+	opcodeListxattr   = 23
+	opcodeRemovexattr = 24
 	opcodeReaddir     = 28
 	opcodeReaddirplus = 44
+	opcodeLseek       = 46
 )
 
 // wakeWatch is called by a reader that leaves nobody behind who reads, or follows.

@@ -137,6 +137,8 @@ func TestShortRequests(t *testing.T) {
 		{"reading ahead", words(80, opcodeRead, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 128<<10, 0, 0, 0, 0, 0), false},
 		{"a small write", write(4096 + 80), true},
 		{"a large write", write(1<<20 + 80), false},
+		{"whether it is a terminal", words(72, opcodeIoctl, 1, 0, 1, 0, 0, 0, 0, 0), true},
+		{"fallocate", words(72, 43, 1, 0, 1, 0, 0, 0, 0, 0), false},
 		{"fsync", words(56, 20, 1, 0, 1, 0, 0, 0, 0, 0), false},
 	} {
 		if got := short(q.request); got != q.want {

@@ -115,6 +115,16 @@ func (c *connection) answerHot(request, reply []byte) (size int, ok bool) {
 		out, n := answer[fuse.GetXAttrOut](reply)
 		out.Size = got
 		return finish(h, reply, st, n), true
+	case opcodeIoctl: // many programs ask of each file whether it is a terminal, systemd with each line that it reads
+		in, data := arguments[fuse.IoctlIn](request)
+		out, n := answer[fuse.IoctlOut](reply)
+		if in == nil || int64(in.InSize) > int64(len(data)) || int64(in.OutSize) > int64(len(reply)-replyHeader-n) {
+			break
+		}
+		got := reply[replyHeader+n : replyHeader+n+int(in.OutSize)]
+		clear(got) // of what an earlier answer left there
+		st = f.Ioctl(nil, in, data[:in.InSize], out, got)
+		return finish(h, reply, st, n+len(got)), true
 	case opcodeForget:
 		if in, _ := arguments[fuse.ForgetIn](request); in != nil {
 			f.Forget(h.NodeId, in.Nlookup)
@@ -140,6 +150,7 @@ const ( // of linux/fuse.h
 	opcodeWrite    = 16
 	opcodeGetxattr = 22
 	opcodeCreate   = 35
+	opcodeIoctl    = 39
 	opcodeRename2  = 45
 )
 

@@ -147,6 +147,9 @@ func TestHotAnswers(t *testing.T) {
 		{"read a directory", opcodeRead, 1, words(0, 0, 0, 0, 4096, 0, 0, 0, 0, 0)},
 		{"getxattr, size", opcodeGetxattr, 2, append(words(0, 0), "user.x\x00"...)},
 		{"getxattr", opcodeGetxattr, 2, append(words(100, 0), "user.x\x00"...)},
+		{"is it a terminal", opcodeIoctl, 2, words(0, 0, 0, unix.TCGETS, 0, 0, 0, 0)},
+		{"lsattr", opcodeIoctl, 2, words(0, 0, 0, unix.FS_IOC_GETFLAGS, 0, 0, 0, 8)},
+		{"lsattr of nothing", opcodeIoctl, 99, words(0, 0, 0, unix.FS_IOC_GETFLAGS, 0, 0, 0, 8)},
 		{"unlink nothing", opcodeUnlink, 1, []byte("none\x00")},
 		{"rmdir a file", opcodeRmdir, 1, []byte("f\x00")},
 		{"rename nothing, as rename(2)", opcodeRename, 1, append(words(1, 0), "none\x00other\x00"...)},
@@ -156,6 +159,9 @@ func TestHotAnswers(t *testing.T) {
 		{"write nowhere", opcodeWrite, 99, append(words(0, 0, 0, 0, 3, 0, 0, 0, 0, 0), "abc"...)},
 	} {
 		b := newBuffer(8192)
+		for i := range b.reply { // an earlier answer
+			b.reply[i] = 0xee
+		}
 		request := append(words(uint32(40+len(q.args)), q.opcode, 7, 0, uint32(q.node), 0, 0, 0, 0, 0), q.args...)
 		n := copy(b.request, request)
 		size, ok := c.answerHot(b.request[:n], b.reply)
@@ -180,6 +186,8 @@ func TestHotAnswers(t *testing.T) {
 		words(40, opcodeGetattr, 7, 0, 1, 0, 0, 0, 0, 0),
 		words(40, opcodeLookup, 7, 0, 1, 0, 0, 0, 0, 0),
 		append(words(42, opcodeLookup, 7, 0, 1, 0, 0, 0, 0, 1), "f\x00"...),
+		append(words(72, opcodeIoctl, 7, 0, 1, 0, 0, 0, 0, 0), words(0, 0, 0, unix.FS_IOC_SETFLAGS, 0, 0, 8, 0)...),
+		append(words(72, opcodeIoctl, 7, 0, 1, 0, 0, 0, 0, 0), words(0, 0, 0, unix.FS_IOC_GETFLAGS, 0, 0, 0, 9000)...),
 		append(words(82, opcodeWrite, 7, 0, 1, 0, 0, 0, 0, 0), append(words(0, 0, 0, 0, 9, 0, 0, 0, 0, 0), "ab"...)...),
 	} {
 		b := newBuffer(8192)
