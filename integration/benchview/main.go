@@ -9,9 +9,9 @@
 // large files), and one empty upper layer for each target. No network is needed but for
 // -debian, which adds a Debian tree and the installation of packages in it, and one that boots in a container. What was made and mounted is removed at the end, and after an interrupt.
 //
-// A round runs every piece of work once on every target, the targets one right after the
-// other and in turned order every second round, so that what else the machine does hits all
-// alike. The table shows medians, as ratios to kernel overlayfs. Times of different
+// A round runs every piece of work on every target, the targets one right after the
+// other and in turned order every second time, so that what else the machine does hits all
+// alike; what is short and can be repeated three times. The table shows medians, as ratios to kernel overlayfs. Times of different
 // machines, or of different runs, are not to be compared; ratios may be.
 package main
 
@@ -110,22 +110,27 @@ func bench(ctx context.Context, o *options) (err error) {
 			if w.debian && !o.debian || !o.only.MatchString(w.name) || o.skip != nil && o.skip.MatchString(w.name) {
 				continue
 			}
-			for i := range targets {
-				t := targets[i]
-				if round%2 == 1 {
-					t = targets[len(targets)-1-i]
+			for run := range max(1, w.runs) {
+				if o.small && run > 0 {
+					break
 				}
-				if err := ctx.Err(); err != nil {
-					return err
+				for i := range targets {
+					t := targets[i]
+					if (round+run)%2 == 1 {
+						t = targets[len(targets)-1-i]
+					}
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					if w.debian && t.name == slowest {
+						continue // more than ten minutes
+					}
+					cost, err := w.run(&job{ctx: ctx, m: m, t: t, dir: t.root, round: round})
+					if err != nil {
+						return fmt.Errorf("%s on %s: %w", w.name, t.name, err)
+					}
+					r.add(w.name, t.name, cost)
 				}
-				if w.debian && t.name == slowest {
-					continue // more than ten minutes
-				}
-				cost, err := w.run(&job{ctx: ctx, m: m, t: t, dir: t.root, round: round})
-				if err != nil {
-					return fmt.Errorf("%s on %s: %w", w.name, t.name, err)
-				}
-				r.add(w.name, t.name, cost)
 			}
 			note("round %d: %s: %s", round+1, w.name, r.line(w.name, targets))
 		}

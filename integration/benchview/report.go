@@ -53,7 +53,7 @@ func (r *results) line(work string, targets []*target) string {
 // table is the Markdown for docs/performance.md.
 func (r *results) table(rounds int, targets []*target) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "Ratios to kernel overlayfs over the same base, below 1 is faster; medians of %d interleaved rounds.\n%s.\n\n", rounds, machineName())
+	fmt.Fprintf(&b, "Ratios to kernel overlayfs over the same base, below 1 is faster; medians of %d interleaved rounds, short work three times in each.\n%s.\n\n", rounds, machineName())
 	head, rule := "| work | overlayfs |", "|---|---|"
 	for _, t := range targets {
 		if t.name != measure {
