@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// logThread is the one thread that answers FSYNC, and RENAME of what was fsynced, while it has time: whoever else
-// asks for them meanwhile is answered by his reader.
+// logThread is the one thread that answers FSYNC, and RENAME and LINK of what was fsynced, while it has time: whoever
+// else asks for them meanwhile is answered by his reader.
 //
-// Both write to btrfs's log tree. When two threads did so since it was last written, btrfs
+// They write to btrfs's log tree. When two threads did so since it was last written, btrfs
 // expects more and waits for a tick of the kernel's clock, 4 ms at 250 Hz, to write all at once
 // (BTRFS_ROOT_MULTI_LOG_TASKS in fs/btrfs/tree-log.c) – unless it is mounted with "ssd". A program that fsyncs
 // and renames file after file is one thread and never waits; served by readers that take turns it waited up to
@@ -98,6 +98,9 @@ func (c *connection) logs(request []byte) bool {
 	switch h.Opcode {
 	case opcodeFsync, opcodeFsyncdir:
 		return true
+	case opcodeLink:
+		in, _ := arguments[fuse.LinkIn](request)
+		return in != nil && c.fs.u.Fsynced(c.fs.node(in.Oldnodeid), "")
 	case opcodeRename:
 		_, rest = arguments[renameIn](request)
 	case opcodeRename2:

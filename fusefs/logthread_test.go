@@ -174,11 +174,15 @@ func TestWhatOneThreadFsyncs(t *testing.T) {
 		args = append(args, name+"\x00other\x00"...)
 		return append(words(uint32(40+len(args)), opcode, 7, 0, uint32(dir.ID()), 0, 0, 0, 0, 0), args...)
 	}
+	link := func(n *overlay.Node) []byte {
+		return words(56, opcodeLink, 7, 0, uint32(e.ID()), 0, 0, 0, 0, 0, uint32(n.ID()), 0, 0x66, 0)
+	}
 	check := func(when, want string) {
 		t.Helper()
 		var got []string
 		for name, request := range map[string][]byte{"fsync": words(56, opcodeFsync, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0), "fsyncdir": words(56, opcodeFsyncdir, 7, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0),
 			"d/f": rename(opcodeRename, d, "f"), "2 d/f": rename(opcodeRename2, d, "f"), "d/none": rename(opcodeRename, d, "none"), "e/f": rename(opcodeRename, e, "f"),
+			"link d/f": link(file), "link d": link(d), "link stale": words(56, opcodeLink, 7, 0, 1, 0, 0, 0, 0, 0, 99, 0, 0x66, 0),
 			"stale": append(words(60, opcodeRename, 7, 0, 99, 0, 0, 0, 0, 0), "f\x00g\x00"...), "lookup": append(words(42, opcodeLookup, 7, 0, 1, 0, 0, 0, 0, 0), "d\x00"...)} {
 			if conn.logs(request) {
 				got = append(got, name)
@@ -191,7 +195,7 @@ func TestWhatOneThreadFsyncs(t *testing.T) {
 	}
 	check("before any fsync", "fsync, fsyncdir")
 	testenv.Must(t, u.Sync(file, false))
-	check("after one of d/f", "2 d/f, d/f, fsync, fsyncdir")
+	check("after one of d/f", "2 d/f, d/f, fsync, fsyncdir, link d/f")
 	testenv.Must(t, u.Sync(d, false))
-	check("after one of d", "2 d/f, d/f, d/none, fsync, fsyncdir")
+	check("after one of d", "2 d/f, d/f, d/none, fsync, fsyncdir, link d, link d/f")
 }

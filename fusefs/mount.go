@@ -108,6 +108,10 @@ func (o *Options) setDefaults() {
 }
 
 func (v *View) fuseOptions() *fuse.MountOptions {
+	level := slog.LevelWarn
+	if v.opt.Debug { // go-fuse has one logger for its warnings and for every request
+		level = slog.LevelDebug
+	}
 	flags := v.opt.MountFlags
 	if v.opt.ReadOnly {
 		flags |= unix.MS_RDONLY
@@ -135,7 +139,7 @@ func (v *View) fuseOptions() *fuse.MountOptions {
 		// kernel asks for them with the first part only, which leaves lookups to a walk, and
 		// takes each entry's first use for a hint, which costs the walk.
 		DisabledCapabilities: fuse.CAP_READDIRPLUS_AUTO | fuse.CAP_ATOMIC_O_TRUNC | fuse.CAP_WRITEBACK_CACHE | fuse.CAP_PASSTHROUGH,
-		Logger:               slog.NewLogLogger(v.log.Handler(), slog.LevelWarn),
+		Logger:               slog.NewLogLogger(v.log.Handler(), level),
 		Debug:                v.opt.Debug,
 		PanicHandler: func(what any) fuse.Status {
 			v.log.Error("a request failed by a fault in btrovl", "fault", what)

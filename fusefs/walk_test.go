@@ -3,8 +3,11 @@ package fusefs
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Walks, by what they ask of the server. The first one pays for what nobody knows: the
@@ -88,4 +91,23 @@ func undisturbed(t *testing.T, f func()) bool {
 		}
 	}
 	return false
+}
+
+// A file that is read from its beginning to its end is read in the largest requests there are, and ahead.
+func TestSequentialReads(t *testing.T) {
+	const size = 32
+	p := newPool(t)
+	s := p.mount(layers{Base: p.base("", fmt.Sprintf("head -c %dM /dev/urandom >f", size)), Uppers: []upperDir{p.upper("sys", "/")}})
+	var st unix.Stat_t
+	if err := unix.Stat(s.mnt, &st); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/sys/class/bdi/%d:%d/read_ahead_kb", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev))))
+	if got := strings.TrimSpace(string(b)); err != nil || got != strconv.Itoa(readAheadKB) {
+		t.Errorf("reads %q KiB ahead, %v; expected %d", got, err, readAheadKB)
+	}
+	asked := s.requests(func() { p.sh(s.mnt, "cat f >/dev/null") })
+	if n := asked["read"]; n < size*1<<20/maxRequest || n > size*1<<20/maxRequest+8 {
+		t.Errorf("%d requests for %d MiB: %v", n, size, asked)
+	}
 }

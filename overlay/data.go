@@ -240,14 +240,14 @@ func (u *Union) Sync(n *Node, dataOnly bool) error {
 	}
 }
 
-// Fsynced says whether a directory, or what a name in it stands for, was fsynced since it is known.
-func (u *Union) Fsynced(dir *Node, name string) bool {
-	if dir == nil || dir.is(fsynced) {
-		return dir != nil
+// Fsynced says whether an object, or what a name in it stands for if it is a directory, was fsynced since it is known.
+func (u *Union) Fsynced(n *Node, name string) bool {
+	if n == nil || n.is(fsynced) {
+		return n != nil
 	}
 	u.tab.mu.Lock()
 	defer u.tab.mu.Unlock()
-	l := u.tab.names[linkKey{dir, name}]
+	l := u.tab.names[linkKey{n, name}]
 	return l != nil && l.node.is(fsynced)
 }
 
