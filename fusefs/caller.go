@@ -43,12 +43,12 @@ func (f *rawFS) killed(n *overlay.Node, h *fuse.InHeader) (bool, error) {
 }
 
 // dropSetgid takes the setgid bit of a file without execute permission for the group,
-// whose content a caller without CAP_FSETID is about to change, unless he is in the
+// whose content or owner a caller without CAP_FSETID is about to change, unless he is in the
 // group. (Where the group may execute, the bit goes in any case, with setuid.) On an
 // idmapped mount a group has another number, and the bit goes.
 func (f *rawFS) dropSetgid(n *overlay.Node, h *fuse.InHeader) error {
 	mode, gid, ok := f.u.SetgidAlone(n)
-	if !ok {
+	if !ok || !unprivileged(h) {
 		return nil
 	}
 	groups := strings.Fields(statusLine(h.Pid, "Groups"))

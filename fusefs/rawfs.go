@@ -181,9 +181,8 @@ func (f *rawFS) SetAttr(_ <-chan struct{}, in *fuse.SetAttrIn, out *fuse.AttrOut
 		s.Valid |= overlay.ByPath
 	}
 	// Before a change of content by somebody without privileges the kernel sends a SETATTR
-	// of nothing, and keeps the mode that it answers.
-	if s.Valid&overlay.KillPriv != 0 && s.Valid&overlay.SetMode == 0 ||
-		s.Valid&^overlay.ByPath == 0 && unprivileged(&in.InHeader) {
+	// of nothing, and keeps the mode that it answers. With a new owner it asks to take set-id bits, whoever gives it.
+	if s.Valid&overlay.KillPriv != 0 && s.Valid&overlay.SetMode == 0 || s.Valid&^overlay.ByPath == 0 {
 		if err := f.dropSetgid(n, &in.InHeader); err != nil {
 			return f.status(err)
 		}

@@ -388,19 +388,24 @@ func copyMeta(dst, src at, st *Attr) error {
 
 // copyAnonymous turns a detached node into a copy without a name.
 func (u *Union) copyAnonymous(n *Node, l *layer, keep int64) error {
-	if n.typ != unix.S_IFREG {
-		return unix.ESTALE // its attributes cannot matter to anybody any more
+	var fd int
+	var err error
+	switch n.typ {
+	case unix.S_IFREG:
+		var src *handle
+		if src, err = u.lowerFileDetached(n); err == nil {
+			fd, err = copyFile(l, src.fd, n, keep)
+			u.fds.release(src)
+		}
+	case unix.S_IFDIR:
+		err = unix.ESTALE // what could still be listed in it would be gone
+	default:
+		fd, err = copySpecialAnonymous(l, n)
 	}
-	src, err := u.lowerFileDetached(n)
 	if err != nil {
 		return err
 	}
-	fd, err := copyFile(l, src.fd, n, keep)
-	u.fds.release(src)
-	if err != nil {
-		return err
-	}
-	h := u.fds.put(n, upper, l, fd, true)
+	h := u.fds.put(n, upper, l, fd, n.typ == unix.S_IFREG)
 	u.fds.pin(h)
 	n.set(anonymous, detached|hasUpper|hasLower)
 	u.fds.release(h)
@@ -411,6 +416,22 @@ func (u *Union) copyAnonymous(n *Node, l *layer, keep int64) error {
 	u.releaseLayer(old)
 	u.noteCopied(n)
 	return nil
+}
+
+// copySpecialAnonymous returns an O_PATH descriptor of a copy of a detached device, FIFO, socket or symlink.
+func copySpecialAnonymous(l *layer, n *Node) (int, error) {
+	w := &n.ext.where
+	src, err := w.layer.open(w.path, unix.O_PATH, 0)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Close(src)
+	tmp, err := copySpecial(l, at{src, ""}, n)
+	if err != nil {
+		return -1, err
+	}
+	defer unix.Unlinkat(tmp.fd, tmp.name, 0)
+	return openBeneath(tmp.fd, tmp.name, unix.O_PATH, 0)
 }
 
 func (u *Union) lowerFileDetached(n *Node) (*handle, error) {

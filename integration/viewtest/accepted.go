@@ -41,7 +41,6 @@ var NotGenerated = []struct{ Call, Why string }{
 	{"truncate(2) by path to 0", "of an empty file it changes no times; open with O_TRUNC does, and FUSE sends the same request for both, so a view changes them (to 0 by ftruncate and O_TRUNC is generated)"},
 	{"chown(-1, -1)", "FUSE sends the same empty SETATTR for it as for taking capabilities away before a write, so a view cannot tell whether set-id bits go, and Linux does not ask whose file it is"},
 	{"capabilities together with set-id bits, or with punching holes", "for the same reason; and Linux takes capabilities away before it asks a FUSE server to punch, where btrfs does not if there is a hole already. A program has the one or the other, see withCapabilities"},
-	{"fchmod, fchown, fsetxattr of a deleted device, FIFO or socket that is open", "ESTALE: nobody can see them any more but who has it open (a random program may still come to it)"},
 	{"mknod of a character device 0:0", "that is a whiteout in the layer; the view refuses it with EPERM, as overlayfs does"},
 	{"xattrs trusted.overlay.*", "they are the layer's own; the view hides them, as overlayfs does"},
 	{"renameat2 with RENAME_WHITEOUT", "the view refuses it with EINVAL, as overlayfs does"},

@@ -101,6 +101,30 @@ func deletedButOpen(t *testing.T, root string) {
 	}
 }
 
+func deletedSpecial(t *testing.T, root string) {
+	for _, name := range []string{"fifo", "null"} {
+		path := filepath.Join(root, name)
+		before := lstat(t, root, name)
+		f := open(t, os.O_RDWR, root, name)
+		ok(t, os.Remove(path))
+		ok(t, f.Chmod(0o640))
+		ok(t, f.Chown(7, 8))
+		ok(t, unix.Fsetxattr(int(f.Fd()), "trusted.x", []byte("v"), 0))
+		var st unix.Stat_t
+		ok(t, unix.Fstat(int(f.Fd()), &st))
+		if st.Nlink != 0 || st.Mode != before.Mode&unix.S_IFMT|0o640 || st.Uid != 7 || st.Gid != 8 || st.Rdev != before.Rdev || st.Ino != before.Ino {
+			t.Errorf("%s: %d links, mode %o, owner %d:%d, device %#x, inode %d; was mode %o, device %#x, inode %d", name, st.Nlink, st.Mode, st.Uid, st.Gid, st.Rdev, st.Ino, before.Mode, before.Rdev, before.Ino)
+		}
+		b := make([]byte, 8)
+		if n, err := unix.Fgetxattr(int(f.Fd()), "trusted.x", b); err != nil || n != 1 {
+			t.Errorf("%s: xattr %d, %v", name, n, err)
+		}
+		if _, err := os.Lstat(path); !os.IsNotExist(err) {
+			t.Errorf("%s is there again: %v", name, err)
+		}
+	}
+}
+
 func holes(t *testing.T, root string) {
 	check := func(when string) {
 		t.Helper()

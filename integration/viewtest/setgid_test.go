@@ -40,6 +40,12 @@ func TestSetgidOfMembers(t *testing.T) {
 				}
 			}
 		}
+		// A new owner or group takes setuid, and setgid only where the group may execute, if it is root who gives it.
+		for _, mode := range []string{"2666", "6666", "2676", "6676", "4666", "6777"} {
+			for _, change := range []string{"chown 6 file", "chgrp 78 file", "chown 6:78 file", "chown 5:77 file"} {
+				out.WriteString(mode + ", " + change + ": " + runAs(t, 0, root, "rm -f file; echo hello >file; chown 5:77 file; chmod "+mode+" file; "+change+"; stat -c %a:%u:%g file"))
+			}
+		}
 		said[target.Name] = out.String()
 	}
 	native, view := strings.Split(said["native"], "\n"), strings.Split(said["view"], "\n")
