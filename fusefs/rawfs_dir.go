@@ -103,7 +103,9 @@ func (f *rawFS) Unlink(_ <-chan struct{}, h *fuse.InHeader, name string) (st fus
 	if dir == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	return f.status(f.u.Unlink(dir, name))
+	err := f.u.Unlink(dir, name)
+	f.release(err, dir, name)
+	return f.status(err)
 }
 
 func (f *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) (st fuse.Status) {
@@ -113,7 +115,9 @@ func (f *rawFS) Rmdir(_ <-chan struct{}, h *fuse.InHeader, name string) (st fuse
 	if dir == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	return f.status(f.u.Rmdir(dir, name))
+	err := f.u.Rmdir(dir, name)
+	f.release(err, dir, name)
+	return f.status(err)
 }
 
 func (f *rawFS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName string) (st fuse.Status) {
@@ -123,7 +127,18 @@ func (f *rawFS) Rename(_ <-chan struct{}, in *fuse.RenameIn, oldName, newName st
 	if from == nil || to == nil {
 		return fuse.Status(unix.ESTALE)
 	}
-	return f.status(f.u.Rename(from, oldName, to, newName, in.Flags))
+	err := f.u.Rename(from, oldName, to, newName, in.Flags)
+	f.release(err, from, oldName)
+	f.release(err, to, newName)
+	return f.status(err)
+}
+
+// release ends that a mount holds a name (overlay.HeldName): the kernel has dropped the name, mount and all, because
+// somebody changed it in whose mount namespace nothing is mounted there.
+func (f *rawFS) release(err error, dir *overlay.Node, name string) {
+	if err == nil || err == unix.ENOENT {
+		f.u.ReleaseName(dir, name)
+	}
 }
 
 // OpenDir is refused once, for good: the kernel then opens directories without

@@ -2,6 +2,7 @@ package fusefs
 
 import (
 	"encoding/binary"
+	"unsafe"
 
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
@@ -137,7 +138,8 @@ func (f *rawFS) CopyFileRange(_ <-chan struct{}, in *fuse.CopyFileRangeIn) (writ
 	return uint32(n), f.status(err)
 }
 
-// Ioctl serves chattr and lsattr.
+// Ioctl serves chattr and lsattr, and what else asks for the flags of inodes. Linux makes of FS_IOC_SETFLAGS a
+// FS_IOC_FSGETXATTR, for the flags that were, and then the former.
 func (f *rawFS) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, data []byte, out *fuse.IoctlOut, reply []byte) (st fuse.Status) {
 	r := f.c.begin(opIoctl, &in.InHeader)
 	defer f.c.end(r, &st)
@@ -145,6 +147,7 @@ func (f *rawFS) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, data []byte, out *fus
 	if n == nil {
 		return fuse.Status(unix.ESTALE)
 	}
+	var x overlay.FSXAttr
 	switch {
 	case in.Cmd == uint32(unix.FS_IOC_GETFLAGS) && len(reply) >= 4:
 		flags, err := f.u.Flags(n)
@@ -152,6 +155,13 @@ func (f *rawFS) Ioctl(_ <-chan struct{}, in *fuse.IoctlIn, data []byte, out *fus
 		return f.status(err)
 	case in.Cmd == uint32(unix.FS_IOC_SETFLAGS) && len(data) >= 4:
 		return f.status(f.u.SetFlags(n, int(binary.NativeEndian.Uint32(data))))
+	case in.Cmd == overlay.FSGetXAttr && len(reply) >= int(unsafe.Sizeof(x)):
+		err := f.u.FSXAttr(n, &x)
+		binary.Encode(reply, binary.NativeEndian, &x)
+		return f.status(err)
+	case in.Cmd == overlay.FSSetXAttr && len(data) >= int(unsafe.Sizeof(x)):
+		binary.Decode(data, binary.NativeEndian, &x)
+		return f.status(f.u.SetFSXAttr(n, &x))
 	}
 	return fuse.Status(unix.ENOTTY)
 }

@@ -16,7 +16,7 @@ import (
 
 // Switch lets the view show the layers of next from now on. What is open or mapped
 // keeps its content, what is mounted below stays, and when Switch returns nothing
-// old is found by name any more. Requests wait only while the layers are exchanged
+// old is found by name any more but below a mount, until that is gone. Requests wait only while the layers are exchanged
 // (SwitchReport.Paused). A Freeze ends with it; if one ended by its limit before,
 // Switch fails with ErrThawed. If ctx ends before that, the view
 // goes on with what it had.
@@ -35,6 +35,7 @@ func (v *View) Switch(ctx context.Context, next overlay.Config) (r SwitchReport,
 	// From a goroutine that serves no request, and without any lock that a request
 	// needs: the kernel waits for lookups under way in the directory.
 	v.tell(&c)
+	v.watchMounts()
 	r.Prepared = prepared
 	r.Changed = len(c.Gone) + len(c.Added) + len(c.Content)
 	r.Nodes = c.Nodes
@@ -132,13 +133,7 @@ func (v *View) commit(plan *overlay.Plan, r *SwitchReport) (c overlay.Changes, e
 // directories come first: a removed directory must have lost its entries.
 func (v *View) tell(c *overlay.Changes) {
 	for _, g := range c.Gone {
-		switch err := v.conn.deleteEntry(g.Parent, g.Child, g.Name); err {
-		case nil, unix.ENOENT:
-		default:
-			// Still used below; it is not found by name any more.
-			v.log.Debug("a removed name is in use", "name", g.Name, "error", err)
-			v.conn.forgetEntry(g.Parent, g.Name)
-		}
+		v.forgetName(g)
 	}
 	for _, a := range c.Added {
 		v.conn.forgetEntry(a.Parent, a.Name)
@@ -150,6 +145,17 @@ func (v *View) tell(c *overlay.Changes) {
 	}
 	for _, id := range c.Attrs {
 		v.conn.forgetInode(id, -1, 0)
+	}
+}
+
+// forgetName lets the kernel forget a name whose object is gone from there.
+func (v *View) forgetName(g overlay.NameRef) {
+	switch err := v.conn.deleteEntry(g.Parent, g.Child, g.Name); err {
+	case nil, unix.ENOENT:
+	default:
+		// Still used below; it is not found by name any more.
+		v.log.Debug("a removed name is in use", "name", g.Name, "error", err)
+		v.conn.forgetEntry(g.Parent, g.Name)
 	}
 }
 

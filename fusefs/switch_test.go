@@ -2,9 +2,12 @@ package fusefs
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -206,4 +209,93 @@ func TestSwitchToUnrelatedBase(t *testing.T) {
 	wantIs(t, "held", readAll(t, held), "same\n")
 	s.eq("cat chg/f same/f same/up; ls same | wc -l", "new\nsame\nup\n53")
 	s.eq("stat -c %i same >/tmp/x.$$; ls -di same | cut -d' ' -f1 | diff - /tmp/x.$$; rm /tmp/x.$$", "")
+}
+
+// Where something is mounted on a name that a switch takes away, or gives to something
+// else, the mount stays, whoever lists or looks up what is around it, until it is taken away. Then the name is the new base's.
+func TestMountsHoldNames(t *testing.T) {
+	p := newPool(t)
+	old := p.base("", `mkdir -p d/dir/in d/totype; echo old >d/file; echo old >d/todir; echo old >d/tolink; echo old >d/same; echo stays >d/stays`)
+	next := p.base(old, `rm -r d/dir d/file d/todir d/totype d/tolink; mkdir d/todir; echo new >d/todir/x; echo new >d/totype; ln -s stays d/tolink; echo new >d/same`)
+	up := p.upper("sys", "/")
+	s := p.mount(layers{Base: old, Uppers: []upperDir{up}})
+	d := s.mnt + "/d/"
+	p.sh(p.dir, "echo bound >src")
+	mounts := []string{"dir/in", "totype", "file", "todir", "tolink", "same"}
+	for i, m := range mounts {
+		if i < 2 {
+			testenv.Run(t, "mount", "-t", "tmpfs", "tmpfs", d+m)
+			p.sh(s.mnt, "echo bound >d/"+m+"/f")
+		} else {
+			testenv.Run(t, "mount", "--bind", p.dir+"/src", d+m)
+		}
+		t.Cleanup(func() { unix.Unmount(d+m, unix.MNT_DETACH) })
+	}
+	for range 2 {
+		for _, base := range []string{next, old, next} {
+			s.switchTo(layers{Base: base, Uppers: []upperDir{up}})
+			p.sh(s.mnt, "ls -l . d >/dev/null; find d >/dev/null; (set -C; ! echo x >d/file) 2>/dev/null; ls d/dir/none 2>/dev/null || true")
+			s.eq("cat d/dir/in/f d/totype/f d/file d/todir d/tolink d/same d/stays", strings.Repeat("bound\n", 6)+"stays")
+		}
+	}
+	for _, m := range mounts {
+		testenv.Must(t, unix.Unmount(d+m, 0))
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Lstat(d + "dir"); os.IsNotExist(err) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a name is held though nothing is mounted on it")
+		}
+	}
+	s.eq("cd d; ls; cat todir/x totype tolink same; readlink tolink", "same\nstays\ntodir\ntolink\ntotype\nnew\nnew\nstays\nnew\nstays")
+	s.eq("cd d; echo mine >file; mkdir dir; touch dir/f; cat file; ls dir", "mine\nf")
+	wantIs(t, "the overlay", p.sh(up.Dir, "cat upper/d/file; ls upper/d/dir"), "mine\nf")
+	s.switchTo(layers{Base: old, Uppers: []upperDir{up}})
+	s.eq("cd d; cat file todir; ls totype; ls dir", "mine\nold\nf\nin")
+}
+
+// A mount in a mount namespace that is nobody's in particular is heard of, too; and who removes a name that only another
+// namespace has a mount on, takes the mount with it, as on any file system.
+func TestMountsElsewhereHoldNames(t *testing.T) {
+	p := newPool(t)
+	old := p.base("", `mkdir d; echo old >d/a; echo old >d/b`)
+	next := p.base(old, `rm d/a d/b; mkdir d/b`)
+	up := p.upper("sys", "/")
+	s := p.mount(layers{Base: old, Uppers: []upperDir{up}})
+	p.sh(p.dir, "echo bound >src")
+	cmd := exec.Command("unshare", "-m", "--propagation", "private", "sh", "-c", `mount --bind "$0/src" "$1/d/a" && mount --bind "$0/src" "$1/d/b" && echo ready && read line`, p.dir, s.mnt)
+	in, err := cmd.StdinPipe()
+	testenv.Must(t, err)
+	out, err := cmd.StdoutPipe()
+	testenv.Must(t, err, cmd.Start())
+	defer cmd.Wait()
+	defer in.Close()
+	if _, err := out.Read(make([]byte, 6)); err != nil {
+		t.Fatal(err)
+	}
+	s.switchTo(layers{Base: next, Uppers: []upperDir{up}})
+	inside := func(want string) {
+		t.Helper()
+		got, err := exec.Command("nsenter", "-t", strconv.Itoa(cmd.Process.Pid), "-m", "cat", s.mnt+"/d/a", s.mnt+"/d/b").Output()
+		if string(got) != want {
+			t.Errorf("inside: %q, %v; expected %q", got, err, want)
+		}
+	}
+	p.sh(s.mnt, "ls -l d >/dev/null")
+	inside("bound\nbound\n")
+	s.eq("cat d/a", "old")
+	p.sh(s.mnt, "mkdir e; echo mine >e/f; mv e/f d/a")
+	s.eq("cat d/a", "mine")
+	testenv.Must(t, in.Close())
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if fi, err := os.Lstat(s.mnt + "/d/b"); err == nil && fi.IsDir() {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a name is held for a namespace that is gone")
+		}
+	}
+	s.eq("cat d/a; ls d", "mine\na\nb")
 }

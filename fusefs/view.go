@@ -3,6 +3,7 @@ package fusefs
 import (
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/btrovl/btrovl/overlay"
@@ -75,6 +76,7 @@ type View struct {
 	dev        uint64        // st_dev of the mount, which names its FUSE connection
 	done       chan struct{} // closed when the last request was answered
 
+	watching  atomic.Bool   // watchMounts is under way
 	switching sync.Mutex    // one Switch at a time
 	prepared  *overlay.Plan // for the next Switch, by Prepare; guarded by switching
 

@@ -72,7 +72,7 @@ func (p *Plan) stillMissing() []NameRef {
 			return true // its directory is gone
 		}
 		l := t.names[linkKey{t.ids[slot], r.Name}]
-		return l != nil && !p.gone[l]
+		return l != nil && !p.gone[l] || t.heldLocked(t.ids[slot], r.Name) != nil
 	})
 }
 
@@ -81,7 +81,9 @@ func (p *Plan) unname(l *link, c *Changes) {
 	u, n := p.u, l.node
 	ref := NameRef{Parent: l.parent.id, Child: n.id, Name: l.name}
 	path := joinPath(pathOf(l.parent), l.name)
-	if !p.busy[path] {
+	if p.busy[path] {
+		u.tab.hold(l, path)
+	} else {
 		c.Gone = append(c.Gone, ref)
 	}
 	if l != &n.first || n.first.alias != nil {

@@ -245,6 +245,9 @@ func (u *Union) Fsynced(n *Node, name string) bool {
 	if n == nil || n.is(fsynced) {
 		return n != nil
 	}
+	if name == "" {
+		return false
+	}
 	u.tab.mu.Lock()
 	defer u.tab.mu.Unlock()
 	l := u.tab.names[linkKey{n, name}]
@@ -260,33 +263,86 @@ func (u *Union) MountID() (uint64, error) {
 	return st.Mnt_id, err
 }
 
-// Flags gets or sets the inode flags of chattr (FS_IOC_GETFLAGS).
-func (u *Union) Flags(n *Node) (int, error) {
-	u.tree.RLock()
-	defer u.tree.RUnlock()
-	h, err := u.openAny(n)
-	if err != nil {
-		return 0, err
-	}
-	defer u.fds.release(h)
-	return unix.IoctlGetInt(h.fd, unix.FS_IOC_GETFLAGS)
+// Flags returns the inode flags of chattr (FS_IOC_GETFLAGS).
+func (u *Union) Flags(n *Node) (flags int, err error) {
+	err = u.inodeFlags(n, false, func(fd int) error {
+		flags, err = unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
+		return err
+	})
+	return flags, err
 }
 
-// SetFlags sets the inode flags of chattr (FS_IOC_SETFLAGS).
+// SetFlags sets the inode flags of chattr (FS_IOC_SETFLAGS). EOPNOTSUPP: append-only, because files below are open for
+// all that may be written to them.
 func (u *Union) SetFlags(n *Node, flags int) error {
-	u.gate.RLock()
-	defer u.gate.RUnlock()
+	if flags&fsAppendFlag != 0 {
+		return unix.EOPNOTSUPP
+	}
+	return u.inodeFlags(n, true, func(fd int) error { return unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, flags) })
+}
+
+// FSXAttr is struct fsxattr of linux/fs.h. Linux asks for it before it sets flags, too.
+type FSXAttr struct {
+	XFlags, ExtSize, NExtents, ProjID, CowExtSize uint32
+
+	_ [8]byte
+}
+
+// FSXAttr returns the inode flags in the form of XFS (FS_IOC_FSGETXATTR).
+func (u *Union) FSXAttr(n *Node, x *FSXAttr) error {
+	return u.inodeFlags(n, false, func(fd int) error { return ioctlFSXAttr(fd, FSGetXAttr, x) })
+}
+
+// SetFSXAttr sets the inode flags in the form of XFS (FS_IOC_FSSETXATTR); see SetFlags.
+func (u *Union) SetFSXAttr(n *Node, x *FSXAttr) error {
+	if x.XFlags&fsXFlagAppend != 0 {
+		return unix.EOPNOTSUPP
+	}
+	return u.inodeFlags(n, true, func(fd int) error { return ioctlFSXAttr(fd, FSSetXAttr, x) })
+}
+
+const ( // of linux/fs.h
+	FSGetXAttr = 0x801c581f // FS_IOC_FSGETXATTR
+	FSSetXAttr = 0x401c5820 // FS_IOC_FSSETXATTR
+
+	fsAppendFlag  = 0x20 // FS_APPEND_FL
+	fsXFlagAppend = 0x10 // FS_XFLAG_APPEND
+)
+
+func ioctlFSXAttr(fd int, request uint, x *FSXAttr) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), uintptr(request), uintptr(unsafe.Pointer(x))); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// inodeFlags runs fn on a descriptor of the object, after a copy up if it changes something. Then what
+// is open for writing is closed: a file that is immutable now must not be written to through it.
+func (u *Union) inodeFlags(n *Node, set bool, fn func(fd int) error) error {
+	if set {
+		u.gate.RLock()
+		defer u.gate.RUnlock()
+	}
 	u.tree.RLock()
 	defer u.tree.RUnlock()
-	if err := u.copyUp(n, wholeFile); err != nil {
-		return err
+	if set {
+		if err := u.copyUp(n, wholeFile); err != nil {
+			return err
+		}
 	}
 	h, err := u.openAny(n)
 	if err != nil {
 		return err
 	}
-	defer u.fds.release(h)
-	return unix.IoctlSetPointerInt(h.fd, unix.FS_IOC_SETFLAGS, flags)
+	err = fn(h.fd)
+	u.fds.release(h)
+	if set && err == nil && !n.IsDir() && !n.nameless() {
+		n.mu.Lock()
+		u.fds.drop(n, upper)
+		u.fds.drop(n, direct)
+		n.mu.Unlock()
+	}
+	return err
 }
 
 func (u *Union) openAny(n *Node) (*handle, error) {

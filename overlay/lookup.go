@@ -32,6 +32,9 @@ func (u *Union) Lookup(dir *Node, name string, a *Attr) (*Node, error) {
 	if !dir.is(walked) {
 		dir.set(walked, 0)
 	}
+	if n, err := u.lookHeld(dir, name, a); n != nil || err != nil {
+		return n, err
+	}
 	return u.lookup(dir, name, a)
 }
 

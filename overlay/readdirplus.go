@@ -72,10 +72,10 @@ func (u *Union) plusBatch(n *Node, l *listing, i int, all bool, emit func(*Entry
 	return true, nil
 }
 
-// isKnown says that the kernel knows what a name leads to.
+// isKnown says that the kernel knows what a name leads to, or is not to learn it yet.
 func (u *Union) isKnown(dir *Node, name string) bool {
 	u.tab.mu.Lock()
 	defer u.tab.mu.Unlock()
 	l := u.tab.names[linkKey{dir, name}]
-	return l != nil && l.node.lookups > 0
+	return l != nil && l.node.lookups > 0 || u.tab.heldLocked(dir, name) != nil
 }

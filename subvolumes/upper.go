@@ -71,10 +71,7 @@ func (n *claimNode) enter(dir, from *os.File, overlay, at, name string) error {
 			if err == nil {
 				return &ClaimError{overlay, at, fmt.Sprintf("in the base it is a symbolic link to %q; claim the directory itself", target)}
 			}
-			if len(n.sub) > 0 {
-				return &ClaimError{overlay, at, "in the base it is no directory"}
-			}
-			return nil // the claim of a single file: nothing to make
+			return &ClaimError{overlay, at, "in the base it is no directory; claim the one that it lies in"}
 		default:
 			return fmt.Errorf("open %s/%s: %w", from.Name(), name, err)
 		}

@@ -45,7 +45,8 @@ var NotGenerated = []struct{ Call, Why string }{
 	{"xattrs trusted.overlay.*", "they are the layer's own; the view hides them, as overlayfs does"},
 	{"renameat2 with RENAME_WHITEOUT", "the view refuses it with EINVAL, as overlayfs does"},
 	{"O_DIRECT with unaligned offsets", "btrfs refuses them, FUSE does not: a view may accept more"},
-	{"FICLONE, FIDEDUPERANGE and other ioctls", "Linux passes none of them to a FUSE server; copy_file_range reflinks"},
+	{"FICLONE, FIDEDUPERANGE, FIEMAP, FIBMAP, btrfs's own ioctls", "Linux passes none of the first to a FUSE server (copy_file_range reflinks), and the view has no answer to the last. Inode flags (chattr, lsattr) it has, but for append-only (EOPNOTSUPP)"},
+	{"writing to a file that became immutable, through a descriptor from before", "EPERM on a view, which is not told of opens; btrfs looks at the flag when a file is opened"},
 }
 
 // NotCompared are properties that differ between any two file systems.

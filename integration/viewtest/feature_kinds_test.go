@@ -133,3 +133,55 @@ func largeXattrs(t *testing.T, root string) {
 		wantErr(t, err, unix.ERANGE)
 	}
 }
+
+// chattr, which asks for the flags that were before it sets some.
+func inodeFlags(t *testing.T, root string) {
+	const nodump, immutable = 0x40, 0x10 // FS_NODUMP_FL, FS_IMMUTABLE_FL
+	flags := func(fd int) int {
+		t.Helper()
+		n, err := unix.IoctlGetInt(fd, unix.FS_IOC_GETFLAGS)
+		ok(t, err)
+		return n & (nodump | immutable)
+	}
+	ok(t, os.WriteFile(filepath.Join(root, "flags"), []byte("new"), 0o644))
+	for _, name := range []string{"f", "flags", "d"} { // of the base, of the overlay, a directory
+		path := filepath.Join(root, name)
+		f := open(t, os.O_RDONLY, root, name)
+		fd := int(f.Fd())
+		if got := flags(fd); got != 0 {
+			t.Errorf("%s has flags %#x", name, got)
+		}
+		ok(t, unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, nodump))
+		if got := flags(fd); got != nodump {
+			t.Errorf("%s has flags %#x, expected nodump", name, got)
+		}
+		write := func() error {
+			g, err := os.OpenFile(filepath.Join(path), os.O_WRONLY, 0)
+			if name == "d" {
+				g, err = os.Create(filepath.Join(path, "inside"))
+			}
+			if err != nil {
+				return err
+			}
+			defer g.Close()
+			_, err = g.Write([]byte("x"))
+			return err
+		}
+		ok(t, write())
+		ok(t, unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, nodump|immutable))
+		if got := flags(fd); got != nodump|immutable {
+			t.Errorf("%s has flags %#x, expected immutable", name, got)
+		}
+		if name != "d" {
+			wantErr(t, write(), unix.EPERM)
+		} else {
+			_, err := os.Create(filepath.Join(path, "another"))
+			wantErr(t, err, unix.EPERM)
+		}
+		wantErr(t, os.Rename(path, path+".other"), unix.EPERM)
+		wantErr(t, os.Chmod(path, 0o700), unix.EPERM)
+		ok(t, unix.IoctlSetPointerInt(fd, unix.FS_IOC_SETFLAGS, 0))
+		ok(t, write())
+		ok(t, os.Chmod(path, 0o700))
+	}
+}

@@ -35,6 +35,7 @@ var features = []struct {
 	{"removed working directory", removedCwd},
 	{"deleted but open", deletedButOpen},
 	{"deleted devices and pipes", deletedSpecial},
+	{"inode flags", inodeFlags},
 	{"holes", holes},
 	{"mapping and read agree", mappingCoherence},
 	{"flock", flocks},
