@@ -299,3 +299,35 @@ func TestMountsElsewhereHoldNames(t *testing.T) {
 	}
 	s.eq("cat d/a; ls d", "mine\na\nb")
 }
+
+// A directory that has mounts below may be renamed: they go with it.
+func TestHeldNamesMove(t *testing.T) {
+	p := newPool(t)
+	old := p.base("", `mkdir -p d/gone/in; echo old >d/file`)
+	next := p.base(old, `rm -r d/file d/gone; echo new >d/other`)
+	up := p.upper("sys", "/")
+	s := p.mount(layers{Base: old, Uppers: []upperDir{up}})
+	p.sh(p.dir, "echo bound >src")
+	testenv.Run(t, "mount", "--bind", p.dir+"/src", s.mnt+"/d/file")
+	testenv.Run(t, "mount", "-t", "tmpfs", "tmpfs", s.mnt+"/d/gone/in")
+	t.Cleanup(func() {
+		unix.Unmount(s.mnt+"/e/file", unix.MNT_DETACH)
+		unix.Unmount(s.mnt+"/e/gone/in", unix.MNT_DETACH)
+	})
+	s.switchTo(layers{Base: next, Uppers: []upperDir{up}})
+	p.sh(s.mnt, "echo t >d/gone/in/t; mv d e")
+	time.Sleep(2 * otherNamespaces) // it has been looked whether something is mounted there
+	s.eq("ls -l e >/dev/null; cat e/file e/gone/in/t", "bound\nt")
+	testenv.Must(t, unix.Unmount(s.mnt+"/e/file", 0), unix.Unmount(s.mnt+"/e/gone/in", 0))
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		_, err := os.Lstat(s.mnt + "/e/file")
+		_, derr := os.Lstat(s.mnt + "/e/gone")
+		if os.IsNotExist(err) && os.IsNotExist(derr) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("names are held though nothing is mounted on them: %v, %v", err, derr)
+		}
+	}
+	s.eq("ls e", "other")
+}

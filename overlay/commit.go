@@ -82,7 +82,7 @@ func (p *Plan) unname(l *link, c *Changes) {
 	ref := NameRef{Parent: l.parent.id, Child: n.id, Name: l.name}
 	path := joinPath(pathOf(l.parent), l.name)
 	if p.busy[path] {
-		u.tab.hold(l, path)
+		u.tab.hold(l)
 	} else {
 		c.Gone = append(c.Gone, ref)
 	}

@@ -11,26 +11,21 @@ import (
 // leading to the old object, for lookups and in lists, too, until [Union.ReleaseName].
 type HeldName struct {
 	NameRef
-	Path string // from the view's root, when the name was taken
-}
-
-type held struct {
-	node *Node
-	path string
+	Path string // from the view's root
 }
 
 // hold lets a name lead to what it leads to now. One that is held already leads to what the kernel
 // knows by it.
 // Preconditions: table locked.
-func (t *table) hold(l *link, path string) {
+func (t *table) hold(l *link) {
 	k := linkKey{l.parent, l.name}
-	if h, ok := t.held[k]; ok && h.node.id != 0 {
+	if n := t.held[k]; n != nil && n.id != 0 {
 		return
 	}
 	if t.held == nil {
-		t.held = map[linkKey]held{}
+		t.held = map[linkKey]*Node{}
 	}
-	t.held[k] = held{l.node, path}
+	t.held[k] = l.node
 }
 
 // heldLocked returns the node that a held name leads to, nil if it is not held, or nobody knows the node any more.
@@ -38,11 +33,11 @@ func (t *table) heldLocked(dir *Node, name string) *Node {
 	if len(t.held) == 0 {
 		return nil
 	}
-	h, ok := t.held[linkKey{dir, name}]
-	if !ok || h.node.id == 0 || h.node.lookups == 0 {
+	n := t.held[linkKey{dir, name}]
+	if n == nil || n.id == 0 || n.lookups == 0 {
 		return nil
 	}
-	return h.node
+	return n
 }
 
 // lookHeld is a lookup of a held name.
@@ -66,20 +61,39 @@ func (u *Union) lookHeld(dir *Node, name string, a *Attr) (*Node, error) {
 
 // HeldNames returns the held names, those that lie deepest first.
 func (u *Union) HeldNames() []HeldName {
+	u.tree.RLock()
+	defer u.tree.RUnlock()
 	u.tab.mu.Lock()
 	defer u.tab.mu.Unlock()
 	var all []HeldName
-	for k, h := range u.tab.held {
-		if k.parent.id == 0 || h.node.id == 0 {
+	for k, n := range u.tab.held {
+		if k.parent.id == 0 || n.id == 0 {
 			delete(u.tab.held, k) // the kernel has forgotten it
 			continue
 		}
-		all = append(all, HeldName{NameRef{Parent: k.parent.id, Child: h.node.id, Name: k.name}, h.path})
+		all = append(all, HeldName{NameRef{Parent: k.parent.id, Child: n.id, Name: k.name}, u.tab.heldPath(k)})
 	}
 	slices.SortFunc(all, func(a, b HeldName) int {
 		return cmp.Or(-cmp.Compare(strings.Count(a.Path, "/"), strings.Count(b.Path, "/")), cmp.Compare(a.Path, b.Path))
 	})
 	return all
+}
+
+// heldPath returns where the kernel finds a held name: below another one if the directory was taken away, too.
+// Directories above may have been renamed meanwhile. It is "" if nothing leads there any more.
+// Preconditions: tree held, table locked.
+func (t *table) heldPath(k linkKey) string {
+	if !k.parent.nameless() {
+		return joinPath(pathOf(k.parent), k.name)
+	}
+	for above, n := range t.held {
+		if n == k.parent {
+			if p := t.heldPath(above); p != "" {
+				return joinPath(p, k.name)
+			}
+		}
+	}
+	return ""
 }
 
 // ReleaseName lets a name lead to what the layers have, because nothing is mounted there any more, or because it

@@ -136,8 +136,8 @@ type table struct {
 	gens  []uint32
 	free  []uint32
 	names map[linkKey]*link
-	held  map[linkKey]held // names that lead elsewhere for the sake of a mount
-	links map[uint64]*Node // by inode number: nodes that have or had several names
+	held  map[linkKey]*Node // names that lead elsewhere for the sake of a mount
+	links map[uint64]*Node  // by inode number: nodes that have or had several names
 	count int
 	dead  []*Node // freed, with descriptors still to be closed
 

@@ -26,7 +26,7 @@ func (o *mountOptions) add(f *pflag.FlagSet) {
 	f.BoolVar(&o.readOnly, "read-only", false, "refuse all changes")
 	f.StringSliceVarP(&o.options, "option", "o", nil, "mount options: ro, rw, nosuid, nodev, noexec, noatime, nodiratime, …")
 	f.StringVar(&o.log, "log", "", "log to this file (default: the journal, or a file in "+runDir+")")
-	f.StringVar(&o.level, "log-level", "", "debug, info, warn or error (debug: every request)")
+	f.StringVar(&o.level, "log-level", "", "debug, info, warn or error (debug: every request; keep such a log off the view)")
 	f.IntVar(&o.maxFDs, "max-fds", 0, "descriptors that the view may keep open (default 8192)")
 	f.IntVar(&o.readyFD, "ready-fd", -1, "")
 	f.MarkHidden("ready-fd")
